@@ -71,7 +71,7 @@ pub struct Config {
     pub services: Vec<Service>,
     /// Explicit ports, one per service used.
     pub upstreams: Vec<Upstream>,
-    /// Where the files say that something listens.
+    /// Where something listens, and what says so.
     pub listeners: Listeners,
 }
 
@@ -124,8 +124,10 @@ pub struct Gateway {
     pub listen: std::net::IpAddr,
     /// Ports that are opened in place of those that documents name; 0 picks a free one.
     pub ports: std::collections::BTreeMap<u16, u16>,
-    /// Where the file says so, if it does.
-    pub place: Option<Place>,
+    /// Where the file says the address, if it does.
+    pub listen_place: Option<Place>,
+    /// Where the file says the ports, by those that documents name.
+    pub port_places: std::collections::BTreeMap<u16, Place>,
 }
 
 /// `[dns]`.
@@ -295,8 +297,8 @@ pub struct Upstream {
 
 impl Default for Gateway {
     fn default() -> Self {
-        let (ports, place) = Default::default();
-        Self { listen: std::net::Ipv4Addr::UNSPECIFIED.into(), ports, place }
+        let (ports, listen_place, port_places) = Default::default();
+        Self { listen: std::net::Ipv4Addr::UNSPECIFIED.into(), ports, listen_place, port_places }
     }
 }
 

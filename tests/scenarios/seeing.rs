@@ -141,7 +141,7 @@ fn every_node_shows_the_whole_mesh() {
         assert!(text.lines().any(|line| line.starts_with(name) && line.contains(holds)), "{name} in\n{text}");
     }
 
-    // Prometheus asks for it in a twentieth of the bytes.
+    // Prometheus asks for it compressed, in less than a fifth of the bytes.
     let at = cluster.node("web").address("admin");
     let zipped = http::get_with(at, &at.to_string(), "/metrics", &[("accept-encoding", "gzip")]).expect("an answer");
     let (mut whole, coded) = (String::new(), zipped.header("content-encoding").map(str::to_owned));

@@ -59,7 +59,7 @@ fn cut(text: &str) -> String {
 /// The node's events: a bounded memory and those who watch.
 #[derive(Debug)]
 pub struct Events {
-    recent: Mutex<VecDeque<Noted>>,
+    recent: Mutex<Kept>,
     others: Mutex<Others>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     watchers: broadcast::Sender<Noted>,
@@ -76,11 +76,9 @@ impl Default for Events {
 impl Events {
     /// With what was noted before this process began, oldest first, by this node and by others.
     #[must_use]
-    pub fn remembering(mut own: Vec<Noted>, others: Others) -> Self {
-        let mut own: VecDeque<Noted> = std::mem::take(&mut own).into();
-        share(&mut own);
+    pub fn remembering(own: Vec<Noted>, others: Others) -> Self {
         Self {
-            recent: Mutex::new(own),
+            recent: Mutex::new(Kept::of(own)),
             others: Mutex::new(others),
             counts: Mutex::default(),
             watchers: broadcast::Sender::new(KEPT),
@@ -103,11 +101,10 @@ impl Events {
         let mut recent = lock(&self.recent);
         let at = at.saturating_add_signed(self.ahead.load(Relaxed).saturating_neg());
         // Not after what a clock that was set back since had said.
-        let before = recent.back().map(|noted| noted.at).filter(|before| *before < at.saturating_add(TOGETHER));
+        let before = recent.noted.back().map(|noted| noted.at).filter(|before| *before < at.saturating_add(TOGETHER));
         let at = before.map_or(at, |before| at.max(before + 1));
         let noted = Noted { at, kind: kind.to_owned(), subject, message };
-        recent.push_back(noted.clone());
-        share(&mut recent);
+        recent.add([noted.clone()]);
         drop(recent);
         // Nobody watching is the usual case.
         let _ = self.watchers.send(noted);
@@ -115,7 +112,7 @@ impl Events {
 
     /// The latest events, oldest first.
     pub fn recent(&self) -> Vec<Noted> {
-        lock(&self.recent).iter().cloned().collect()
+        lock(&self.recent).noted.iter().cloned().collect()
     }
 
     /// What this node keeps of others.
@@ -134,39 +131,67 @@ impl Events {
     }
 }
 
-/// Lets go what is more than is kept: of each kind that has more than its share the oldest.
-fn share(kept: &mut VecDeque<Noted>) {
-    let excess = kept.len().saturating_sub(KEPT);
-    if excess == 0 {
-        return;
+/// What is kept of one node, oldest first, and how much of it is of each kind.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Kept {
+    noted: VecDeque<Noted>,
+    kinds: BTreeMap<String, usize>,
+}
+
+impl Kept {
+    /// Of these, oldest first, as many as are kept.
+    fn of(all: Vec<Noted>) -> Self {
+        let mut kept = Self::default();
+        kept.add(all);
+        kept
     }
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for noted in &*kept {
-        match counts.get_mut(&noted.kind) {
-            Some(count) => *count += 1,
-            None => drop(counts.insert(noted.kind.clone(), 1)),
+
+    /// Adds some at the end, and lets go what is more than is kept: of each kind that has more than its share the oldest.
+    fn add(&mut self, fresh: impl IntoIterator<Item = Noted>) {
+        self.push(fresh);
+        self.share();
+    }
+
+    fn push(&mut self, fresh: impl IntoIterator<Item = Noted>) {
+        for noted in fresh {
+            match self.kinds.get_mut(&noted.kind) {
+                Some(count) => *count += 1,
+                None => drop(self.kinds.insert(noted.kind.clone(), 1)),
+            }
+            self.noted.push_back(noted);
         }
     }
-    let mut gone: BTreeMap<String, usize> = BTreeMap::new();
-    for _ in 0..excess {
-        let Some((kind, count)) = counts.iter_mut().max_by_key(|(_, count)| **count) else { break };
-        *count -= 1;
-        *gone.entry(kind.clone()).or_default() += 1;
-    }
-    kept.retain(|noted| match gone.get_mut(&noted.kind) {
-        Some(left) if *left > 0 => {
+
+    fn share(&mut self) {
+        let mut excess = self.noted.len().saturating_sub(KEPT);
+        if excess == 0 {
+            return;
+        }
+        let mut gone: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..excess {
+            let Some((kind, count)) = self.kinds.iter_mut().max_by_key(|(_, count)| **count) else { break };
+            *count -= 1;
+            match gone.get_mut(kind) {
+                Some(count) => *count += 1,
+                None => drop(gone.insert(kind.clone(), 1)),
+            }
+        }
+        self.noted.retain(|noted| {
+            let left = if excess > 0 { gone.get_mut(&noted.kind).filter(|left| **left > 0) } else { None };
+            let Some(left) = left else { return true };
             *left -= 1;
+            excess -= 1;
             false
-        }
-        Some(_) | None => true,
-    });
+        });
+        self.kinds.retain(|_, count| *count > 0);
+    }
 }
 
 /// What a node keeps of others. Pure.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Others {
     /// With how many were heard when each was last heard.
-    nodes: BTreeMap<NodeId, (u64, VecDeque<Noted>)>,
+    nodes: BTreeMap<NodeId, (u64, Kept)>,
     heard: u64,
 }
 
@@ -178,31 +203,45 @@ impl Others {
         let (heard, kept) = self.nodes.entry(node.clone()).or_default();
         *heard = self.heard;
         said.drain(..said.len().saturating_sub(KEPT));
-        said.retain(|noted| noted.is_sound(now) && !kept.contains(noted));
+        said.retain(|noted| noted.is_sound(now) && !kept.noted.contains(noted));
         said.sort_by_key(|noted| noted.at);
         said.dedup();
-        kept.extend(said.iter().cloned());
-        kept.make_contiguous().sort_by_key(|noted| noted.at);
-        share(kept);
+        kept.push(said.iter().cloned());
+        kept.noted.make_contiguous().sort_by_key(|noted| noted.at);
+        kept.share();
         // What found no room is not new the next time either.
-        said.retain(|noted| kept.contains(noted));
+        said.retain(|noted| kept.noted.contains(noted));
+        self.forget();
+        said
+    }
+
+    /// Takes all that was kept of a node when it was written down: it was judged when it came.
+    pub fn remember(&mut self, node: NodeId, mut said: Vec<Noted>) {
+        self.heard += 1;
+        said.sort_by_key(|noted| noted.at);
+        said.dedup();
+        self.nodes.insert(node, (self.heard, Kept::of(said)));
+        self.forget();
+    }
+
+    /// Of too many nodes whoever was heard longest ago goes.
+    fn forget(&mut self) {
         if self.nodes.len() > NODES
             && let Some(oldest) = self.nodes.iter().min_by_key(|(_, kept)| kept.0).map(|(node, _)| node.clone())
         {
             self.nodes.remove(&oldest);
         }
-        said
     }
 
     /// When the newest note of a node is of that is kept; 0 if none is.
     #[must_use]
     pub fn newest(&self, node: &NodeId) -> Millis {
-        self.nodes.get(node).and_then(|(_, kept)| kept.back()).map_or(0, |noted| noted.at)
+        self.nodes.get(node).and_then(|(_, kept)| kept.noted.back()).map_or(0, |noted| noted.at)
     }
 
     /// Everything, oldest first of each node.
     pub fn all(&self) -> impl Iterator<Item = (&NodeId, impl Iterator<Item = &Noted>)> {
-        self.nodes.iter().map(|(node, (_, kept))| (node, kept.iter()))
+        self.nodes.iter().map(|(node, (_, kept))| (node, kept.noted.iter()))
     }
 }
 
@@ -291,6 +330,21 @@ mod tests {
         let recent = events.recent();
         assert_eq!((recent.len(), recent[0].at), (KEPT, 6));
         assert!(recent[KEPT - 1].is_sound(9_999), "an honest node cuts its own");
+    }
+
+    #[test]
+    fn counts_of_kinds_follow_what_is_kept() {
+        let others = |kind: &str, count: u64| -> Vec<Noted> {
+            (0..count).map(|at| Noted { kind: kind.into(), ..noted(at, "x") }).collect()
+        };
+        let mut kept = Kept::of(others("a", 700));
+        for more in [others("b", 3), others("c", 600), others("d", 1), others("a", 2)] {
+            kept.add(more);
+            let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+            kept.noted.iter().for_each(|noted| *counts.entry(noted.kind.clone()).or_default() += 1);
+            assert_eq!((kept.noted.len(), &kept.kinds), (KEPT, &counts));
+        }
+        assert_eq!((kept.kinds["b"], kept.kinds["d"]), (3, 1));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -81,15 +82,23 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let (mut noted, mut others) = (Vec::new(), Others::default());
-        for line in bytes.split(|byte| *byte == b'\n') {
+        // Of each other node, with the number of its last line: whose is the latest was heard last.
+        let (mut noted, mut said) = (Vec::new(), BTreeMap::<NodeId, (usize, Vec<Noted>)>::new());
+        for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
             let Ok(Line { node, noted: one }) = serde_json::from_slice(line) else { continue };
             if *node == *own {
                 noted.push(one.into_owned());
             } else {
-                // It was judged when it came.
-                others.take(&node, vec![one.into_owned()], Millis::MAX);
+                let (last, all) = said.entry(node.into_owned()).or_default();
+                *last = number;
+                all.push(one.into_owned());
             }
+        }
+        let mut said: Vec<_> = said.into_iter().collect();
+        said.sort_by_key(|(_, (last, _))| *last);
+        let mut others = Others::default();
+        for (node, (_, all)) in said {
+            others.remember(node, all);
         }
         let events = Events::remembering(noted, others);
         let mut journal = Self { file: appended(&path)?, path, bytes: bytes.len() as u64, most: GROWTH, torn: false };
@@ -254,7 +263,10 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::event::{KEPT, NODES},
+        *,
+    };
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).unwrap()
@@ -315,6 +327,24 @@ mod tests {
         note(&mut journal, 4).unwrap();
         let (_, read) = Journal::open(dir.path(), &node("a")).unwrap();
         assert_eq!(read.recent().iter().map(|noted| noted.at).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn of_a_long_file_each_node_has_its_share_and_the_last_heard_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(dir.path(), &node("a")).unwrap();
+        journal.append(&node("b"), &[Noted { kind: "evicted".into(), ..noted(1, "x") }]).unwrap();
+        journal.append(&node("old"), &[noted(1, "x")]).unwrap();
+        for number in 0..NODES - 1 {
+            journal.append(&node(&format!("n{number}")), &[noted(1, "x")]).unwrap();
+        }
+        let flood: Vec<Noted> = (2..2_000).map(|at| noted(at, "x")).collect();
+        journal.append(&node("b"), &flood).unwrap();
+        let (_, events) = Journal::open(dir.path(), &node("a")).unwrap();
+        let others = others(&events);
+        assert!(others.len() == NODES && others.iter().all(|(name, _)| name != "old"), "{others:?}");
+        let kept = &others.iter().find(|(name, _)| name == "b").unwrap().1;
+        assert_eq!((kept.len(), kept[0].kind.as_str(), kept[1].at), (KEPT, "evicted", 2_000 - KEPT as u64 + 1));
     }
 
     #[test]

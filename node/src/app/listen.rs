@@ -22,9 +22,9 @@ pub(super) async fn tcp(config: &Config, address: SocketAddr, key: &str) -> Resu
     TcpListener::bind(address).await.map_err(|e| refused(&e, config, address, key))
 }
 
-/// What keeps a listener from being opened; `key` names it where no file does.
+/// What keeps a listener from being opened; `key` names it where the configuration does not.
 pub(super) fn refused(error: &io::Error, config: &Config, address: SocketAddr, key: &str) -> Error {
-    let named = config.listeners.named(address, &config.file, key);
+    let named = config.listeners.named(address, key);
     if error.kind() == io::ErrorKind::AddrInUse {
         return match config.listeners.rival(address) {
             Some((other, place)) => fail(
@@ -99,6 +99,7 @@ mod tests {
             told("127.0.0.1:15000", "[admin] listen"),
             "/etc/skein/skein.toml: [admin] listen (its default): 127.0.0.1:15000 is in use by another process"
         );
+        assert_eq!(told("127.0.0.1:9", "x"), "x: 127.0.0.1:9 is in use by another process");
         assert_eq!(
             told("127.0.0.1:15008", "x"),
             "/etc/skein/services.d/db.toml:4:10: [[upstream]] listen: 127.0.0.1:15008 is in use, perhaps by 0.0.0.0:15008 of \

@@ -3,15 +3,16 @@
 use std::{collections::HashMap, time::Duration};
 
 use certs::codec::Millis;
+use http::HeaderMap;
 
 use crate::{
-    agent::admin::{api::Event, rfc3339},
+    agent::admin::{SILENT, UNASKED, api::Event, rfc3339},
     cli::{
         client::{self, segment},
         context::Context,
         error::Result,
         look::{self, cell},
-        output::{self, Format, Table},
+        output::{self, Format, Table, remark},
         value,
     },
     clock,
@@ -23,6 +24,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LATE: Millis = 120_000;
 /// Notes of the same within this time are one event.
 const TOGETHER: Millis = 10_000;
+/// Silent nodes that a note names.
+const NAMED: usize = 5;
 
 /// Lists what happened: joins, deaths, ejections, pushes, evictions, renewals, as the nodes that answer noted it.
 #[derive(Debug, clap::Args)]
@@ -45,16 +48,24 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         let since = since.map(|since| format!("&since={}", segment(&rfc3339(since)))).unwrap_or_default();
         format!("/v1/events?here={}{since}", args.here)
     };
-    if !ctx.globals.watch {
-        return look::list(ctx, &path(args.since), table).await;
-    }
     let mut client = client::connect(ctx).await?;
-    let mut told = Told::default();
+    if !ctx.globals.watch {
+        let (events, headers) = client.get_with_headers(&path(args.since)).await?;
+        look::whole(ctx, &events, |rows: &Vec<Event>| ctx.output.render(&table(rows)))?;
+        note(&headers).iter().for_each(|note| remark(note));
+        return Ok(());
+    }
+    let (mut told, mut noted) = (Told::default(), None);
     loop {
         let now = clock::wall();
         // What other nodes tell late bears the time at which it happened.
         let since = if told.begun { Some(now.saturating_sub(LATE)) } else { args.since };
-        let events: Vec<Event> = client.get(&path(since)).await?;
+        let (events, headers): (Vec<Event>, _) = client.get_with_headers(&path(since)).await?;
+        let missing = note(&headers);
+        if missing != noted {
+            missing.iter().for_each(|note| remark(note));
+            noted = missing;
+        }
         let news = told.news(events, now);
         if !news.is_empty() {
             match ctx.output.format {
@@ -65,6 +76,20 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What is missing of what the nodes of the mesh noted; none if all told.
+fn note(headers: &HeaderMap) -> Option<String> {
+    let said = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let silent = said(SILENT).map(|names| {
+        let names: Vec<&str> = names.split(',').collect();
+        let more = names.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{}{more} did not tell of their events", names[..names.len().min(NAMED)].join(", "))
+    });
+    let unasked = said(UNASKED).map(|count| format!("{count} nodes were not asked, of a mesh this large"));
+    let missing: Vec<String> = silent.into_iter().chain(unasked).collect();
+    (!missing.is_empty()).then(|| format!("note: {}", missing.join("; ")))
 }
 
 /// What was shown, by kind and subject.
@@ -155,6 +180,22 @@ mod tests {
         assert_eq!(what(&Event { subject: "shop/cart".into(), ..event.clone() }), event.message);
         let text = format!("{:?}", table(&[event]));
         assert!(text.contains("2 nodes (kept)") && text.contains("2026-01-02 03:04:05Z"), "{text}");
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let note = |silent: &'static str, unasked: &'static str| {
+            let said = [(SILENT, silent), (UNASKED, unasked)].into_iter().filter(|(_, value)| !value.is_empty());
+            note(&said.map(|(name, value)| (name, value.parse().unwrap())).collect())
+        };
+        assert_eq!(note("", ""), None);
+        assert_eq!(note("a,b", "").as_deref(), Some("note: a, b did not tell of their events"));
+        assert_eq!(
+            note("a,b,c,d,e,f", "9").as_deref(),
+            Some(
+                "note: a, b, c, d, e and 1 more did not tell of their events; 9 nodes were not asked, of a mesh this large"
+            )
+        );
     }
 
     #[test]

@@ -94,11 +94,9 @@ fn lines(explained: &Explanation) -> String {
         row("fault", &delay.into_iter().chain(abort).collect::<Vec<_>>().join(", "));
     }
     let verdict = &explained.authorization;
-    // Whom no endpoint may answer, none judges.
-    let judged = !explained.endpoints.is_empty() || verdict.verdict != "allow";
     let rule = verdict.rule.as_ref().map(|rule| format!(" {rule}")).unwrap_or_default();
     let by = verdict.document.as_ref().map(|document| format!(" by {document}{rule}")).unwrap_or_default();
-    if judged {
+    if explained.is_judged() {
         row("authorization", &format!("{}{by}", verdict.verdict));
     }
     for ask in &verdict.asks {
@@ -160,6 +158,17 @@ mod tests {
             text,
             "from           shop/web\nservice        shop/cart\nanswer         404 NR: shop/cart has no HTTP port 99\n"
         );
+    }
+
+    #[test]
+    fn where_no_endpoint_may_be_chosen_nobody_has_judged() {
+        let verdict = json!({"verdict": "allow", "document": null, "rule": null, "note": null});
+        let endpoint = |candidate: bool| {
+            json!({"id": "a/shop/cart", "address": "10.0.0.5:80", "port": 80, "labels": {}, "weight": 1, "cluster": "c",
+                   "candidate": candidate, "reason": "", "authorization": verdict, "mutual_tls": "STRICT"})
+        };
+        let judged = |endpoints: Value| told(json!({"endpoints": endpoints})).contains("authorization");
+        assert!(!judged(json!([endpoint(false)])) && judged(json!([endpoint(false), endpoint(true)])));
     }
 
     #[test]

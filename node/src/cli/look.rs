@@ -46,11 +46,19 @@ where
 {
     if !ctx.globals.watch {
         let value: Value = client.get(path).await?;
-        return ctx.output.show(&value, || read(&value).map_or_else(|error| error.to_string(), |value| text(&value)));
+        return whole(ctx, &value, text);
     }
     let separator = if path.contains('?') { '&' } else { '?' };
     let watched = format!("{path}{separator}watch=true");
     client.watch(&watched, |line| picture(ctx, line, &text)).await
+}
+
+/// Prints an answer: as it came for programs, by `text` for people.
+pub(super) fn whole<T>(ctx: &Context, value: &Value, text: impl Fn(&T) -> String) -> Result<()>
+where
+    T: DeserializeOwned + Serialize,
+{
+    ctx.output.show(value, || read(value).map_or_else(|error| error.to_string(), |value| text(&value)))
 }
 
 /// Prints one line of a watch. A list comes as an object with `observed_at` and the list under its own name.

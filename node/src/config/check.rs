@@ -1,6 +1,12 @@
 //! From the text's shape to a [`Config`]: names, addresses, references, defaults.
 
-use std::{collections::BTreeSet, net::SocketAddr, ops::Range, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    ops::Range,
+    path::Path,
+    time::Duration,
+};
 
 use certs::id::{NodeId, TrustDomain};
 use policy::route::Called;
@@ -212,7 +218,7 @@ fn gateway(source: Source<'_>, raw: &raw::Gateway) -> Result<Gateway, ConfigErro
         )
     };
     let listen = raw.listen.as_ref().map(|text| text.get_ref().parse().map_err(|_| bad(text))).transpose()?;
-    let mut ports = std::collections::BTreeMap::new();
+    let (mut ports, mut port_places) = (BTreeMap::new(), BTreeMap::new());
     for (text, own) in &raw.ports {
         let Some(asked) = text.parse::<u16>().ok().filter(|port| *port > 0) else {
             let message = format!("`{text}` is no port of a Gateway");
@@ -223,11 +229,10 @@ fn gateway(source: Source<'_>, raw: &raw::Gateway) -> Result<Gateway, ConfigErro
             ));
         };
         ports.insert(asked, number(source, own, 0..=65535)?);
+        port_places.insert(asked, Place::of(source, own.span(), "[gateway] ports"));
     }
-    let named = raw.listen.as_ref().map(|text| (text.span(), "[gateway] listen"));
-    let named = named.or_else(|| raw.ports.values().next().map(|own| (own.span(), "[gateway] ports")));
-    let place = named.map(|(span, key)| Place::of(source, span, key));
-    Ok(Gateway { listen: listen.unwrap_or(default.listen), ports, place })
+    let listen_place = raw.listen.as_ref().map(|text| Place::of(source, text.span(), "[gateway] listen"));
+    Ok(Gateway { listen: listen.unwrap_or(default.listen), ports, listen_place, port_places })
 }
 
 /// Collects services, ports and who speaks there, and sees that no two share an address.
@@ -237,14 +242,10 @@ fn fill(
     raw: &raw::File,
     parts: &[(Source<'_>, raw::Fragment)],
 ) -> Result<(), ConfigError> {
-    if let Some(text) = &raw.mesh.listen {
-        config.listeners.take(main, text.span(), config.mesh.listen, "[mesh] listen")?;
-    }
-    if let Some(text) = &raw.admin.listen {
-        config.listeners.take(main, text.span(), config.admin.listen, "[admin] listen")?;
-    }
+    config.listeners.take(config.mesh.listen, place_of(main, raw.mesh.listen.as_ref(), "[mesh] listen"))?;
+    config.listeners.take(config.admin.listen, place_of(main, raw.admin.listen.as_ref(), "[admin] listen"))?;
     if let (Some(text), Some(at)) = (&raw.metrics.listen, config.metrics) {
-        config.listeners.take(main, text.span(), at, "[metrics] listen")?;
+        config.listeners.take(at, Place::of(main, text.span(), "[metrics] listen"))?;
     }
     let mut seen = BTreeSet::new();
     for (source, part) in parts {
@@ -269,42 +270,44 @@ fn fill(
         ports(config, *source, part)?;
     }
     if let Some(dns) = &raw.dns {
-        let place = dns.span();
-        let dns = dns.get_ref();
-        let made = names::dns(main, dns, place, &config.services)?;
-        if let Some(text) = &dns.listen {
-            config.listeners.take(main, text.span(), made.listen, "[dns] listen")?;
-        }
+        let made = names::dns(main, dns.get_ref(), dns.span(), &config.services)?;
+        config.listeners.take(made.listen, place_of(main, dns.get_ref().listen.as_ref(), "[dns] listen"))?;
         config.dns = Some(made);
     }
     if let Some(capture) = &raw.capture {
         let made = names::capture(main, capture.get_ref(), capture.span(), &config.services)?;
         let at = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, made.port));
-        config.listeners.take(main, capture.span(), at, "[capture] port")?;
-        if let Some(port) = made.inbound_port {
+        config.listeners.take(at, place_of(main, capture.get_ref().port.as_ref(), "[capture] port"))?;
+        if let (Some(text), Some(port)) = (&capture.get_ref().inbound_port, made.inbound_port) {
             if port == made.port && port > 0 {
                 let message = format!("port {port} is taken by [capture] port");
-                return Err(main.at(capture.span(), message, "every listener needs an address of its own"));
+                return Err(main.at(text.span(), message, "every listener needs an address of its own"));
             }
             let at = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port));
-            config.listeners.take(main, capture.span(), at, "[capture] inbound_port")?;
+            config.listeners.take(at, Place::of(main, text.span(), "[capture] inbound_port"))?;
         }
         config.capture = Some(made);
     }
     Ok(())
 }
 
+/// Where a key stands that has a default.
+fn place_of<T>(source: Source<'_>, written: Option<&Spanned<T>>, key: &str) -> Place {
+    written.map_or_else(|| Place::default_of(source, key), |value| Place::of(source, value.span(), key))
+}
+
 fn ports(config: &mut Config, source: Source<'_>, part: &raw::Fragment) -> Result<(), ConfigError> {
     for raw in part.service.iter().flat_map(|service| &service.ports) {
         let Some(text) = &raw.plaintext else { continue };
         let what = format!("[[service]] plaintext of port {}", raw.port.get_ref());
-        config.listeners.take(source, text.span(), address(source, text)?, &what)?;
+        config.listeners.take(address(source, text)?, Place::of(source, text.span(), &what))?;
     }
     for raw in &part.service {
         let Some(text) = &raw.outbound else { continue };
         let one = service(source, raw)?;
         let listen = address(source, text)?;
-        config.listeners.take(source, text.span(), listen, &format!("[[service]] outbound of {}", one.name))?;
+        let what = format!("[[service]] outbound of {}", one.name);
+        config.listeners.take(listen, Place::of(source, text.span(), &what))?;
         config.outbounds.push(Outbound { listen, speaker: Speaker::of(&one) });
     }
     for raw in &part.outbound {
@@ -312,7 +315,7 @@ fn ports(config: &mut Config, source: Source<'_>, part: &raw::Fragment) -> Resul
             return Err(unsupported(source, uids.span(), "`uids`"));
         }
         let listen = address(source, &raw.http)?;
-        config.listeners.take(source, raw.http.span(), listen, "[[outbound]] http")?;
+        config.listeners.take(listen, Place::of(source, raw.http.span(), "[[outbound]] http"))?;
         let speaker = speaker(source, raw.speaker.as_ref(), raw.http.span(), &config.services)?;
         config.outbounds.push(Outbound { listen, speaker });
     }
@@ -321,7 +324,7 @@ fn ports(config: &mut Config, source: Source<'_>, part: &raw::Fragment) -> Resul
             return Err(unsupported(source, uids.span(), "`uids`"));
         }
         let listen = address(source, &raw.listen)?;
-        config.listeners.take(source, raw.listen.span(), listen, "[[upstream]] listen")?;
+        config.listeners.take(listen, Place::of(source, raw.listen.span(), "[[upstream]] listen"))?;
         config.upstreams.push(Upstream {
             listen,
             called: called(source, raw)?,

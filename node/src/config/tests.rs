@@ -135,10 +135,51 @@ fn one_without_an_instance_speaks_by_its_own_name() {
 fn addresses_and_services_are_not_taken_twice() {
     let twice = "[admin]\nlisten = \"127.0.0.1:9\"\n[metrics]\nlisten = \"127.0.0.1:9\"\n";
     assert!(refused(twice).2.contains("taken by [admin] listen"));
+    let speaks = "[[service]]\nname = \"a\"\n[[outbound]]\nhttp = ";
     let same = "[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"\n";
     assert!(refused(same).2.contains("twice"));
     let told_apart = "[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"\ninstance = \"two\"\n";
     assert_eq!(parse(told_apart).unwrap().services.len(), 2);
+    // What the file leaves to its default is taken, too; the complaint points at what is written.
+    for (text, place, by) in [
+        (format!("{speaks}\"127.0.0.1:15000\"\n"), (7, 8), "127.0.0.1:15000 is taken by [admin] listen (its default)"),
+        ("[mesh]\nlisten = \"127.0.0.1:15000\"\n".to_owned(), (5, 10), "taken by [admin] listen (its default)"),
+        (format!("{speaks}\"0.0.0.0:15008\"\n"), (7, 8), "taken by [mesh] listen (its default)"),
+        (format!("{speaks}\"127.0.0.1:15053\"\n[dns]\n"), (7, 8), "taken by [dns] listen (its default)"),
+        (format!("{speaks}\"127.0.0.1:15002\"\n[capture]\n"), (7, 8), "taken by [capture] port (its default)"),
+    ] {
+        let (line, column, message) = refused(&text);
+        assert!((line, column) == place && message.ends_with(by), "{line}:{column}: {message}");
+    }
+    let freed = format!("[admin]\nlisten = \"127.0.0.1:9\"\n{speaks}\"127.0.0.1:15000\"\n");
+    assert_eq!(parse(&freed).unwrap().outbounds.len(), 1);
+}
+
+#[test]
+fn what_takes_an_address_is_named_with_its_file_and_line() {
+    let text = format!("{NODE}[[service]]\nname = \"a\"\n[[outbound]]\nhttp = \"10.0.0.5:0\"\n");
+    let upstream = "[[upstream]]\nservice = \"default/b\"\nport = 1\nlisten = \"127.0.0.1:9\"\n";
+    let (one, other) = (Path::new("services.d/a.toml"), Path::new("services.d/b.toml"));
+    let error = read_text(Path::new("skein.toml"), &text, &[(one, upstream), (other, upstream)]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "services.d/b.toml:4:10: 127.0.0.1:9 is taken by services.d/a.toml:4:10: [[upstream]] listen"
+    );
+    let listeners = read_text(Path::new("skein.toml"), &text, &[(one, upstream)]).unwrap().listeners;
+    let named = |at: &str| listeners.named(at.parse().unwrap(), "x");
+    // A port of 0 may be many listeners', and is named all the same.
+    assert_eq!(named("10.0.0.5:0"), "skein.toml:7:8: [[outbound]] http");
+    assert_eq!(named("127.0.0.1:15000"), "skein.toml: [admin] listen (its default)");
+    assert_eq!(named("10.0.0.5:9"), "x");
+}
+
+#[test]
+fn a_gateways_address_and_ports_are_told_apart() {
+    let gateway = parse("[gateway]\nlisten = \"10.0.0.5\"\n[gateway.ports]\n80 = 8080\n443 = 8443\n").unwrap().gateway;
+    let line = |place: Option<&Place>| place.map(|place| (place.line, place.key.clone()));
+    assert_eq!(line(gateway.listen_place.as_ref()), Some((5, "[gateway] listen".to_owned())));
+    assert_eq!(line(gateway.port_places.get(&443)), Some((8, "[gateway] ports".to_owned())));
+    assert_eq!(line(gateway.port_places.get(&9)), None);
 }
 
 #[test]

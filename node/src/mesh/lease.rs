@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -174,6 +174,7 @@ pub struct SendError {
 
 impl Lease {
     pub(super) fn new(link: Link, group: Arc<Group>, permit: OwnedSemaphorePermit) -> Lease {
+        group.leased.fetch_add(1, Relaxed);
         Lease { link: Some(link), group, used: false, terms: Terms::default(), _permit: permit }
     }
 
@@ -250,6 +251,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.group.leased.fetch_sub(1, Relaxed);
         if let Some(mut link) = self.link.take().filter(|_| !self.used)
             && link.is_usable()
         {

@@ -186,6 +186,8 @@ pub(super) struct Group {
     /// Leave to dial by TCP: many at once would meet the other end's limit on handshakes.
     dials: Semaphore,
     waiting: AtomicUsize,
+    /// Virtual connections that a request holds.
+    pub(super) leased: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -251,8 +253,9 @@ pub(super) enum Step {
 
 impl Default for Group {
     fn default() -> Group {
-        let permits = Arc::new(Semaphore::new(MAX_UNDER_WAY));
-        Group { state: Mutex::default(), permits, dials: Semaphore::new(MAX_TCP_DIALS), waiting: AtomicUsize::new(0) }
+        let (permits, dials) = (Arc::new(Semaphore::new(MAX_UNDER_WAY)), Semaphore::new(MAX_TCP_DIALS));
+        let (state, waiting, leased) = Default::default();
+        Group { state, permits, dials, waiting, leased }
     }
 }
 
@@ -282,8 +285,7 @@ impl Group {
 
     fn occupancy(&self) -> Occupancy {
         let streams = lock(&self.state).connections.iter().map(|connection| connection.streams.load(Relaxed)).sum();
-        let requests = MAX_UNDER_WAY - self.permits.available_permits();
-        Occupancy { requests, waiting: self.waiting.load(Relaxed), streams }
+        Occupancy { requests: self.leased.load(Relaxed), waiting: self.waiting.load(Relaxed), streams }
     }
 
     /// A kept virtual connection that takes a request now.

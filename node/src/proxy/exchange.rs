@@ -116,7 +116,7 @@ impl Exchange {
     /// What the transport said where the last attempt failed; nothing if it did not.
     pub(super) fn transport(&mut self, reason: Option<TransportReason>) {
         if let Some(observed) = &mut self.observed {
-            observed.entry.transport_failure = reason;
+            observed.entry.transport_said(reason);
         }
     }
 

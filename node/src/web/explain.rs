@@ -130,7 +130,7 @@ pub(super) fn answer(explained: &Explanation, linked: bool) -> Markup {
                         @if let Some(abort) = &fault.abort { "abort with " (abort) " for " (fault.abort_percent) " %" }
                     }
                 }
-                @if !explained.endpoints.is_empty() || explained.authorization.verdict != "allow" {
+                @if explained.is_judged() {
                     dt { "Authorization" } dd { (verdict(&explained.authorization, linked)) }
                 }
             }

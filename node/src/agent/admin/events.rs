@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 use certs::codec::Millis;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use membership::view::MemberState;
 use serde::Deserialize;
 
 use super::{Admin, api, error::Error, past::time, rfc3339};
 use crate::agent::{Unheard, timeline};
+
+/// Of an answer: nodes that live and did not tell, with commas between them.
+pub(crate) const SILENT: HeaderName = HeaderName::from_static("skein-silent");
+/// Of an answer: how many nodes that live were not asked.
+pub(crate) const UNASKED: HeaderName = HeaderName::from_static("skein-unasked");
 
 /// `GET /v1/events`: which ones.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -54,18 +60,40 @@ impl Admin {
     ///
     /// # Errors
     /// `bad_request` for what is no time.
-    pub(super) async fn timeline(&self, filter: &Filter) -> Result<Vec<api::Event>, Error> {
+    pub(super) async fn timeline(&self, filter: &Filter) -> Result<(Vec<api::Event>, Unheard), Error> {
         let since = filter.since.as_deref().map(time).transpose()?.unwrap_or(0);
-        let mut events = match (filter.here, since) {
-            (true, _) => self.events(),
-            (false, 0) => self.all_events().await.events.clone(),
-            (false, since) => self.ask_events(since).await.events,
+        let (mut events, unheard) = match (filter.here, since) {
+            (true, _) => (self.events(), Unheard::default()),
+            (false, 0) => {
+                let told = self.all_events().await;
+                (told.events.clone(), told.unheard.clone())
+            }
+            (false, since) => {
+                let told = self.ask_events(since).await;
+                (told.events, told.unheard)
+            }
         };
         let since = rfc3339(since);
         // Of one form, so that they compare as text.
         events.retain(|event| event.time >= since);
-        Ok(events)
+        Ok((events, unheard))
     }
+}
+
+/// Headers beside a list of events: who did not tell, and how many were not asked.
+pub(super) fn headers(unheard: &Unheard) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let names = unheard.silent.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    // What names of nodes are made of may stand in a header.
+    if let Ok(names) = HeaderValue::from_str(&names)
+        && !names.is_empty()
+    {
+        headers.insert(SILENT, names);
+    }
+    if unheard.unasked > 0 {
+        headers.insert(UNASKED, unheard.unasked.into());
+    }
+    headers
 }
 
 fn rows(merged: Vec<timeline::Merged>) -> Vec<api::Event> {
@@ -78,4 +106,21 @@ fn rows(merged: Vec<timeline::Merged>) -> Vec<api::Event> {
         kept_by: merged.kept_by,
     };
     merged.into_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use certs::id::NodeId;
+
+    #[test]
+    fn beside_events_stands_who_did_not_tell() {
+        let silent = ["n1", "n2"].map(|name| NodeId::new(name).unwrap()).into();
+        let told = headers(&Unheard { silent, unasked: 7 });
+        assert_eq!(
+            (&told[SILENT], &told[UNASKED]),
+            (&HeaderValue::from_static("n1,n2"), &HeaderValue::from_static("7"))
+        );
+        assert!(headers(&Unheard::default()).is_empty());
+    }
 }

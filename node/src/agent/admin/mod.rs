@@ -50,7 +50,7 @@ use certs::{
 };
 use tokio::sync::Semaphore;
 
-pub(crate) use events::Told;
+pub(crate) use events::{SILENT, Told, UNASKED};
 pub(crate) use past::{LogFilter, When};
 pub use serve::SOCKET_MODE;
 

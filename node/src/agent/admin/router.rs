@@ -11,7 +11,7 @@ use certs::{
     id::{NodeId, ServiceName},
     sign::PublicKey,
 };
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use policy::{Kind, document::ROOT_NAMESPACE, kinds::Verb};
 use serde::Deserialize;
 
@@ -241,8 +241,9 @@ async fn ready(State(admin): State<Admin>) -> Response {
 async fn events(
     State(admin): State<Admin>,
     Query(filter): Query<events::Filter>,
-) -> Result<Json<Vec<api::Event>>, Error> {
-    admin.timeline(&filter).await.map(Json)
+) -> Result<(HeaderMap, Json<Vec<api::Event>>), Error> {
+    let (events, unheard) = admin.timeline(&filter).await?;
+    Ok((events::headers(&unheard), Json(events)))
 }
 
 async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Result<Json<api::Explanation>, Error> {

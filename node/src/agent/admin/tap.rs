@@ -76,7 +76,7 @@ impl Telling {
                 self.hidden = self.admin.hide_tokens();
             }
             tokio::select! {
-                // What was left out last is told all the same.
+                // What no line has told yet of requests that were left out is told, where that was asked for.
                 () = self.admin.tasks.stopping() => return self.losses(),
                 changed = self.changes.changed() => changed.ok()?,
                 tapped = self.tapping.next() => {

@@ -60,7 +60,7 @@ pub(super) struct Said {
     pub(super) outliers: Vec<Outlier>,
     pub(super) traffic: Traffic,
     pub(super) pings: Vec<Ping>,
-    /// What other nodes say, or why the asked one does not tell.
+    /// What other nodes say; not if the asked one is of a version that does not tell.
     pub(super) concerns: Result<Concerns>,
 }
 
@@ -84,8 +84,11 @@ async fn said(ctx: &Context) -> Result<Said> {
         services: client.get("/v1/services").await?,
         outliers: client.get("/v1/outliers").await?,
         traffic: client.get("/v1/traffic").await?,
-        // A node of an earlier version is not asked for it.
-        concerns: client.get("/v1/concerns").await,
+        // A node of an earlier version knows no such question.
+        concerns: match client.get("/v1/concerns").await {
+            Err(error) if error.code != "not_found" => return Err(error),
+            told => told,
+        },
         pings: pings(&mut client, &members).await?,
         members,
     })
@@ -172,15 +175,16 @@ impl Said {
         if !concerns.silent.is_empty() {
             told.push(format!("alive and silent when asked: {}", listed(&concerns.silent)));
         }
+        let unasked = match concerns.unasked {
+            0 => String::new(),
+            unasked => format!("; {unasked} more were not asked, of a mesh this large"),
+        };
         if told.is_empty() {
-            let unasked = match concerns.unasked {
-                0 => String::new(),
-                unasked => format!("; {unasked} more were not asked, of a mesh this large"),
-            };
             return Finding::fine(id, format!("{} nodes say that nothing is amiss{unasked}", concerns.heard.len()));
         }
         let is_critical = others.iter().any(|problem| problem.severity == Health::Critical);
-        Finding::amiss(id, if is_critical { Verdict::Error } else { Verdict::Warning }, told.join("; "))
+        let verdict = if is_critical { Verdict::Error } else { Verdict::Warning };
+        Finding::amiss(id, verdict, told.join("; ") + &unasked)
     }
 
     /// Why the asked node does not tell of the others: one of an earlier version knows no such question.
@@ -216,10 +220,33 @@ impl Said {
             .filter_map(|(name, ends)| ends.filter(|ends| *ends < limit).map(|ends| (name, ends)))
             .map(|(name, ends)| format!("{name} ends in {}", span(ends.saturating_sub(now))))
             .collect();
-        if soon.is_empty() {
-            return Finding::fine("trust.expiring", format!("nothing ends within {}", span(limit - now)));
+        let id = "trust.expiring";
+        let (unseen, is_sample) = self.unseen();
+        if !soon.is_empty() {
+            return Finding::amiss(id, Verdict::Error, soon.join(", ") + &unseen).coded("certificate_expiring");
         }
-        Finding::amiss("trust.expiring", Verdict::Error, soon.join(", ")).coded("certificate_expiring")
+        let message = format!("nothing ends within {}{unseen}", span(limit - now));
+        if unseen.is_empty() || is_sample {
+            return Finding::fine(id, message);
+        }
+        let hint = "ask again, or with --node NODE a node that all others answer";
+        Finding { hint: hint.to_owned(), ..Finding::amiss(id, Verdict::Warning, message).coded("certificates_unseen") }
+    }
+
+    /// Whose certificates were not seen; and whether that is only because a large mesh is sampled.
+    fn unseen(&self) -> (String, bool) {
+        let Ok(concerns) = &self.concerns else {
+            let own = &self.status.node;
+            return (format!("; {own} does not tell of the certificates of other nodes"), false);
+        };
+        let mut text = String::new();
+        if !concerns.silent.is_empty() {
+            text = format!("; the certificates of {} were not seen", listed(&concerns.silent));
+        }
+        if concerns.unasked > 0 {
+            text += &format!("; {} more nodes were not asked, of a mesh this large", concerns.unasked);
+        }
+        (text, concerns.silent.is_empty())
     }
 
     fn nodes(&self, version: &str) -> Vec<Finding> {
@@ -326,175 +353,4 @@ fn at(text: &str) -> Option<Millis> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::cli::check::finding::not_well;
-
-    const DAY: Millis = 86_400_000;
-
-    fn time(day: u64) -> String {
-        crate::agent::admin::rfc3339(day * DAY)
-    }
-
-    fn well() -> Said {
-        let status = json!({
-            "node": "a", "trust_domain": "t.example", "state": "ok", "problems": [],
-            "members": {"seen": 2, "expected": 2}, "policy": {"digest": "00", "stale": []},
-            "certificates": {"node_ca_begins": time(0), "node_ca_expires": time(30), "leaf_expires": time(11), "enrollers": 3,
-                             "enroller_ca_expires": time(365)},
-            "root": {"phase": "steady", "settled": true, "root_expires": time(3650)},
-            "clock": {"drift_ms": 3, "peers": 2, "bound_ms": 60000},
-            "memory_bytes": 1, "gossip_bytes_per_s": 1, "gossip_lanes": {}
-        });
-        let key = |name: &str| json!({"name": name, "public_key": "x", "roles": [], "recovery": false});
-        let mesh = json!({
-            "trust_domain": "t.example", "node": "a", "genesis": certs::sign::Digest([0; 32]), "role_set": 1,
-            "keys": [key("ann"), key("bob")], "bundle": "", "nodes": []
-        });
-        let member = |name: &str, own: bool| {
-            json!({"name": name, "state": "alive", "address": "", "locality": "", "version": "1.0.0", "since": "",
-                   "self": own, "rtt_ms": if own { None } else { Some(0.4) }, "policy": null})
-        };
-        let traffic =
-            json!({"node": "a", "window_s": 900, "slot_s": 30, "heard": [], "silent": [], "left_out": 0, "edges": []});
-        Said {
-            status: serde_json::from_value(status).unwrap(),
-            mesh: serde_json::from_value(mesh).unwrap(),
-            members: serde_json::from_value(json!([member("a", true), member("b", false)])).unwrap(),
-            services: Vec::new(),
-            outliers: Vec::new(),
-            traffic: serde_json::from_value(traffic).unwrap(),
-            pings: Vec::new(),
-            concerns: Ok(Concerns::default()),
-        }
-    }
-
-    fn bad() -> Said {
-        let mut said = well();
-        let codes = [
-            ("certificate_expired", "critical"),
-            ("clock_drift", "degraded"),
-            ("conflict", "degraded"),
-            ("draining", "degraded"),
-            ("enroller_old", "degraded"),
-            ("members_missing", "degraded"),
-            ("mesh_nearly_full", "degraded"),
-            ("no_enroller", "degraded"),
-            ("not_granted", "degraded"),
-            ("policy_stale", "degraded"),
-            ("refused", "critical"),
-            ("root_old", "degraded"),
-            ("storage_full", "critical"),
-            ("task_panicked", "degraded"),
-            ("unhealthy_service", "degraded"),
-            ("something_new", "critical"),
-        ];
-        let problems =
-            codes.map(|(code, severity)| json!({"code": code, "message": "m", "hint": "h", "severity": severity}));
-        said.status.problems = serde_json::from_value(json!(problems)).unwrap();
-        said.status.certificates.enrollers = 1;
-        said.status.certificates.leaf_expires = time(9);
-        said.status.certificates.enroller_ca_expires = Some(time(12));
-        said.status.root.phase = "issuing".into();
-        said.status.policy.stale = vec![certs::id::NodeId::new("b").unwrap()];
-        said.mesh.keys.truncate(1);
-        said.members[1].version = "0.9.0".into();
-        said.members[1].rtt_ms = Some(900.0);
-        let mut far = said.members[1].clone();
-        (far.name, far.rtt_ms) = (certs::id::NodeId::new("c").unwrap(), None);
-        said.members.push(far);
-        let port = json!({"name": "http", "port": 80, "protocol": "http"});
-        said.services = serde_json::from_value(json!([
-            {"namespace": "shop", "name": "cart", "ports": [port], "endpoints": 2, "healthy": 0, "panic": true},
-        ]))
-        .unwrap();
-        said.outliers = serde_json::from_value(json!([{
-            "service": "shop/cart", "endpoint": "b/shop/cart", "state": "ejected", "reason": "r", "witnesses": [], "until": "",
-            "caller": "shop/web", "cluster": "c", "times": 1
-        }]))
-        .unwrap();
-        let party = json!({"namespace": "shop", "service": "web", "version": "v1"});
-        said.traffic.edges = serde_json::from_value(json!([{
-            "from": party, "to": party, "service": "shop/cart", "protocol": "http", "security": "mutual_tls",
-            "requests": 100, "failed": 10, "rate": 1.0, "failing": 0.1, "p50_ms": 1.0, "p90_ms": 1.0, "p99_ms": 1.0,
-            "slots": [], "buckets": [], "failures": {}
-        }]))
-        .unwrap();
-        said.pings =
-            serde_json::from_value(json!([{"node": "b", "carrier": "tcp", "remote": "", "rtt_ms": 1.0, "lost": null}]))
-                .unwrap();
-        said.concerns = Ok(serde_json::from_value(json!({
-            "heard": ["a", "b"], "silent": ["c"], "ejected": [],
-            "problems": [
-                {"severity": "critical", "code": "storage_full", "message": "m", "hint": "h", "nodes": ["b"]},
-                {"severity": "degraded", "code": "said_here", "message": "m", "hint": "h", "nodes": ["a", "b"]},
-            ],
-            "certificates": [{"node": "b", "node_ca_expires": time(30), "enroller_ca_expires": time(13)}],
-        }))
-        .unwrap());
-        said
-    }
-
-    /// Every finding of this file, provoked.
-    pub(in crate::cli::check) fn provoked() -> Vec<Finding> {
-        let mut findings = bad().judge("1.0.1", 10 * DAY, Some(Duration::from_secs(30 * 86_400)));
-        findings.push(Finding::of("node.answers", Verdict::Error, &Error::new("unreachable", "nobody answers")));
-        findings
-    }
-
-    #[test]
-    fn a_mesh_that_is_well_has_nothing_to_mend() {
-        let month = Duration::from_secs(30 * 86_400);
-        assert_eq!(not_well(&well().judge("1.0.0", 10 * DAY, Some(month))), []);
-    }
-
-    #[test]
-    fn who_is_silent_is_named_and_an_earlier_node_costs_one_check() {
-        let found = |concerns: Result<Concerns>| {
-            let findings = Said { concerns, ..well() }.judge("1.0.0", 10 * DAY, None);
-            assert!(findings.len() > 20, "the others are judged all the same");
-            let bad: Vec<_> = findings.into_iter().filter(|one| one.verdict != Verdict::Ok).collect();
-            assert_eq!(bad.len(), 1, "{bad:?}");
-            (bad[0].verdict, bad[0].code.clone(), bad[0].message.clone())
-        };
-        let silent = ["n1", "n2", "n3", "n4", "n5", "n6"].map(|name| certs::id::NodeId::new(name).unwrap());
-        let (verdict, code, message) = found(Ok(Concerns { silent: silent.into(), ..Concerns::default() }));
-        assert_eq!((verdict, code.as_str()), (Verdict::Warning, "mesh_problems"));
-        assert_eq!(message, "alive and silent when asked: n1, n2, n3, n4, n5 and 1 more");
-        let (verdict, code, message) = found(Err(Error::new("not_found", "nothing is at /v1/concerns")));
-        assert_eq!((verdict, code.as_str()), (Verdict::Warning, "mesh_problems_unknown"));
-        assert_eq!(
-            message,
-            "a (version 1.0.0) does not tell what others say of themselves: nothing is at /v1/concerns"
-        );
-    }
-
-    #[test]
-    fn a_node_ca_counts_as_expiring_only_when_it_should_have_been_renewed() {
-        let month = Some(Duration::from_secs(30 * 86_400));
-        let late = not_well(&well().judge("1.0.0", 16 * DAY, month));
-        assert!(
-            late.contains(&("trust.expiring", Verdict::Error)) && late.contains(&("trust.node_ca", Verdict::Warning)),
-            "{late:?}"
-        );
-    }
-
-    #[test]
-    fn what_the_node_says_keeps_its_own_code_and_hint() {
-        let findings = provoked();
-        let of = |code: &str| findings.iter().find(|one| one.code == code).unwrap();
-        assert_eq!((of("something_new").id, of("something_new").verdict), ("node.problems", Verdict::Error));
-        assert_eq!((of("members_missing").id, &*of("members_missing").hint), ("mesh.members", "h"));
-        assert_eq!(of("few_enrollers").verdict, Verdict::Warning);
-        let by_id = |id: &str| findings.iter().find(|one| one.id == id).unwrap();
-        assert_eq!(by_id("mesh.problems").message, "b: m [storage_full]; alive and silent when asked: c");
-        assert_eq!(by_id("mesh.problems").verdict, Verdict::Error);
-        let expiring = &by_id("trust.expiring").message;
-        assert!(
-            expiring.contains("the enroller CA ends in") && expiring.contains("the enroller CA of b ends in"),
-            "{expiring}"
-        );
-    }
-}
+pub(super) mod tests;

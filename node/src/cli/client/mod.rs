@@ -8,7 +8,7 @@ use std::{pin::Pin, time::Duration};
 use bytes::Bytes;
 use certs::id::NodeId;
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -193,6 +193,14 @@ impl Client {
     /// # Errors
     /// What the node answers, or that it went away.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
+        self.get_with_headers(path).await.map(|(value, _)| value)
+    }
+
+    /// `GET path`, and the headers beside the answer.
+    ///
+    /// # Errors
+    /// What the node answers, or that it went away.
+    pub async fn get_with_headers<T: DeserializeOwned>(&mut self, path: &str) -> Result<(T, HeaderMap)> {
         self.exchange(Method::GET, path, JSON, Bytes::new()).await
     }
 
@@ -201,7 +209,7 @@ impl Client {
     /// # Errors
     /// What the node answers, or that it went away.
     pub async fn post<T: DeserializeOwned>(&mut self, path: &str, body: impl Into<Bytes>) -> Result<T> {
-        self.exchange(Method::POST, path, BYTES, body.into()).await
+        self.exchange(Method::POST, path, BYTES, body.into()).await.map(|(value, _)| value)
     }
 
     /// `POST path` with a JSON body.
@@ -211,7 +219,7 @@ impl Client {
     pub async fn post_json<B: serde::Serialize, T: DeserializeOwned>(&mut self, path: &str, body: &B) -> Result<T> {
         let body = serde_json::to_vec(body)
             .map_err(|error| Error::new("failed", format!("cannot write the request: {error}")))?;
-        self.exchange(Method::POST, path, JSON, body.into()).await
+        self.exchange(Method::POST, path, JSON, body.into()).await.map(|(value, _)| value)
     }
 
     /// `GET path` whose answer is one JSON object a line, without end; `line` sees each.
@@ -246,13 +254,14 @@ impl Client {
         path: &str,
         kind: &'static str,
         body: Bytes,
-    ) -> Result<T> {
-        let response = self.send(method, path, kind, body).await?;
-        let body = self.collect(response.into_body()).await?;
-        serde_json::from_slice(&body).map_err(|error| {
+    ) -> Result<(T, HeaderMap)> {
+        let (head, body) = self.send(method, path, kind, body).await?.into_parts();
+        let body = self.collect(body).await?;
+        let value = serde_json::from_slice(&body).map_err(|error| {
             Error::new("failed", format!("{} answers what this version does not understand: {error}", self.reached))
                 .hint("use the version of skein that the node runs")
-        })
+        })?;
+        Ok((value, head.headers))
     }
 
     /// Sends a request and gives the answer if it is a success.

@@ -25,7 +25,7 @@ use crate::{
     telemetry::{Losses, MAX_RATE, Tapped, statuses},
 };
 use page::Page;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 /// Nodes that one call looks at.
 const NODES: usize = 64;
@@ -129,11 +129,26 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 /// A line that a node tells.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 enum Said {
     Request(Box<Tapped>),
     Losses(Losses),
+}
+
+impl Said {
+    /// A request has a method; what it lacks else is named, and no sign that it is something else.
+    fn read(line: &[u8]) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct Glance {
+            method: Option<IgnoredAny>,
+        }
+        let Glance { method } = serde_json::from_slice(line)?;
+        if method.is_some() {
+            serde_json::from_slice(line).map(Box::new).map(Self::Request)
+        } else {
+            serde_json::from_slice(line).map(Self::Losses)
+        }
+    }
 }
 
 /// What all watches of one call have in common.
@@ -239,7 +254,7 @@ async fn watch(client: &mut Client, path: &str, ctx: &Context, seen: &Seen<'_>) 
         if left.get() == 0 {
             return Err(Error::new("failed", "enough"));
         }
-        let said = serde_json::from_slice::<Said>(line).map_err(|error| {
+        let said = Said::read(line).map_err(|error| {
             Error::new("failed", format!("the node answers what this version does not understand: {error}"))
         })?;
         let left_out = match &said {
@@ -316,9 +331,14 @@ mod tests {
     #[test]
     fn a_line_is_a_request_or_what_was_left_out() {
         let request = serde_json::to_string(&crate::web::tap::testing::seen("/a", 200)).unwrap();
-        assert!(matches!(serde_json::from_str(&request).unwrap(), Said::Request(tapped) if tapped.path == "/a"));
+        let read = |line: &str| Said::read(line.as_bytes());
+        assert!(matches!(read(&request).unwrap(), Said::Request(tapped) if tapped.path == "/a"));
         let losses = r#"{"observed_at":"2026-01-01T10:00:00.123Z","node":"web-1","left_out":7}"#;
-        assert!(matches!(serde_json::from_str(losses).unwrap(), Said::Losses(losses) if losses.left_out == 7));
+        assert!(matches!(read(losses).unwrap(), Said::Losses(losses) if losses.left_out == 7));
+        let error = read(&request.replace("\"status\":200", "\"status\":\"200\"")).unwrap_err().to_string();
+        assert!(error.contains("expected u16"), "a request that cannot be read is no word of losses: {error}");
+        let error = read(&request.replace("\"side\"", "\"seite\"")).unwrap_err().to_string();
+        assert!(error.contains("missing field `side`"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -130,6 +131,15 @@ async fn connections_and_what_they_carry_are_counted(transport: Transport) {
     let of_server = || client.mesh.occupancy().get(&node_id("b")).copied().unwrap_or_default();
     assert_eq!((of_server().requests, of_server().waiting), (1, 0));
     assert_eq!(of_server().streams, usize::from(transport == Transport::Quic));
+    // One that waits for a connection holds none.
+    let (udp, tcp) = (std::net::UdpSocket::bind("127.0.0.1:0"), std::net::TcpListener::bind("127.0.0.1:0"));
+    let (udp, tcp) = (udp.unwrap(), tcp.unwrap());
+    let silent = if transport == Transport::Quic { udp.local_addr() } else { tcp.local_addr() };
+    let elsewhere = node_id("c");
+    let call = Call { node: &elsewhere, address: silent.unwrap(), ..caller.call() };
+    let mut opening = std::pin::pin!(client.worker().open(&call));
+    assert!(std::future::poll_fn(|cx| Poll::Ready(opening.as_mut().poll(cx).is_pending())).await);
+    assert_eq!(client.mesh.occupancy().get(&elsewhere).map(|of| of.requests), Some(0));
     drop(lease);
     until("the request is over", || of_server().requests == 0).await;
 }

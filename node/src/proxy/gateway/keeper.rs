@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::Speaker as Name,
+    config::{Gateway, Place, Speaker as Name},
     proxy::{
         listen,
         local::Local,
@@ -144,7 +144,7 @@ async fn look(
                 }
                 Err(error) => {
                     failed = true;
-                    troubles.push(not_opened(&key, &documents, &error, plane));
+                    troubles.push(not_opened(&key, &documents, &error, &plane.shared.gateway.load()));
                     continue;
                 }
             },
@@ -330,21 +330,61 @@ fn claimed(key: &Key, documents: &[DocumentId], other: &Key) -> Trouble {
     }
 }
 
-fn not_opened(key: &Key, documents: &[DocumentId], error: &io::Error, plane: &DataPlane) -> Trouble {
+fn not_opened(key: &Key, documents: &[DocumentId], error: &io::Error, settings: &Gateway) -> Trouble {
     let (at, by) = (key.listen, names(documents));
-    // The file that moves the port, or says where Gateways listen.
-    let from = plane.shared.gateway.load().place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
+    let said = |place: Option<&Place>| place.map(|place| format!(" ({place})")).unwrap_or_default();
+    // The line that moves the port to this one, if one does.
+    let from = said(settings.port_places.get(&key.port));
     let kind = error.kind();
     let (message, hint) = if kind == io::ErrorKind::AddrInUse {
         let message = format!("{by}: {at} is in use by another process or listener{from}");
         (message, "stop what listens there, or map the port to another one in [gateway] ports")
     } else if kind == io::ErrorKind::PermissionDenied {
-        let message = format!("{by}: this process may not listen at {at}");
+        let message = format!("{by}: this process may not listen at {at}{from}");
         (message, "give it CAP_NET_BIND_SERVICE, or map the port to one above 1023 in [gateway] ports")
     } else if kind == io::ErrorKind::AddrNotAvailable {
-        (format!("{by}: {at} is no address of this machine{from}"), "correct `bind`, or [gateway] listen")
+        match &key.bind {
+            Some(_) => (format!("{by}: {at} is no address of this machine"), "correct `bind` of the Gateway's server"),
+            None => {
+                let from = said(settings.listen_place.as_ref());
+                (format!("{by}: {at} is no address of this machine{from}"), "correct [gateway] listen")
+            }
+        }
     } else {
         (format!("{by}: cannot listen at {at}: {error}{from}"), "see the log of this node")
     };
     Trouble { code: "gateway_not_open", message, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use certs::id::ServiceName;
+
+    #[test]
+    fn what_keeps_a_port_closed_points_at_the_line_that_made_it() {
+        let place = |line, key: &str| Place { file: "s.toml".into(), line, column: 1, key: key.into() };
+        let settings = Gateway {
+            ports: BTreeMap::from([(80, 8080)]),
+            listen_place: Some(place(5, "[gateway] listen")),
+            port_places: BTreeMap::from([(80, place(7, "[gateway] ports"))]),
+            ..Gateway::default()
+        };
+        let told = |port: u16, bind: Option<&str>, error: io::ErrorKind| {
+            let key = Key {
+                listen: SocketAddr::from(([10, 0, 0, 5], port)),
+                service: Name { service: ServiceName::new("shop", "edge").unwrap(), instance: None },
+                bind: bind.map(|at| Bind::Ip(at.parse().unwrap())),
+                port,
+                spoken: Spoken::Http,
+            };
+            not_opened(&key, &[], &error.into(), &settings).message
+        };
+        let (used, away) = (io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable);
+        assert!(told(80, None, used).ends_with("(s.toml:7:1: [gateway] ports)"));
+        assert!(told(443, None, used).ends_with("in use by another process or listener"), "nothing moved it");
+        assert!(told(80, None, away).ends_with("(s.toml:5:1: [gateway] listen)"));
+        assert!(told(80, Some("10.0.0.5"), away).ends_with("no address of this machine"), "its Gateway says it");
+        assert!(told(80, None, io::ErrorKind::PermissionDenied).ends_with("(s.toml:7:1: [gateway] ports)"));
+    }
 }

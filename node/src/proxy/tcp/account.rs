@@ -86,7 +86,7 @@ impl Account {
     /// What the transport said where the last attempt failed; nothing if it did not.
     pub(in crate::proxy) fn transport(&mut self, reason: Option<TransportReason>) {
         if let Some(observed) = &mut self.observed {
-            observed.entry.transport_failure = reason;
+            observed.entry.transport_said(reason);
         }
     }
 

@@ -10,6 +10,9 @@ use std::{
     time::Duration,
 };
 
+/// Most of what the transport said of a failure, bytes.
+const REASON_LIMIT: usize = 1_024;
+
 /// Whose part of a request's way a line is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogSide {
@@ -127,5 +130,13 @@ impl Entry {
             sent: 0,
             answered_after: None,
         }
+    }
+
+    /// Notes what the transport said of a failure, as much as is told: the other end may have said anything.
+    pub fn transport_said(&mut self, reason: Option<Box<str>>) {
+        self.transport_failure = reason.map(|said| match said.len() {
+            0..=REASON_LIMIT => said,
+            _ => said[..said.floor_char_boundary(REASON_LIMIT)].into(),
+        });
     }
 }

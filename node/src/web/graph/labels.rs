@@ -1,5 +1,7 @@
 //! Where the labels of lines stand: on their line, where they cover neither a box nor another label. Pure.
 
+use std::collections::BTreeMap;
+
 /// A cubic Bézier curve.
 pub(super) type Curve = [(f64, f64); 4];
 
@@ -8,6 +10,10 @@ const SHARES: [f64; 9] = [0.62, 0.52, 0.42, 0.72, 0.34, 0.8, 0.26, 0.88, 0.18];
 /// Above and below its baseline.
 const ABOVE: f64 = 11.0;
 const BELOW: f64 = 3.0;
+/// Parts of a line between its first and its last where its label may stand.
+const BETWEEN: usize = 4;
+/// Width of the columns in which what is taken lies: what is in others is not compared.
+const COLUMN: f64 = 256.0;
 /// Of the baseline above the line.
 const LIFT: f64 = 5.0;
 
@@ -24,29 +30,47 @@ impl Area {
     }
 }
 
-/// What is taken so far.
+/// What is taken so far, by column.
 #[derive(Debug, Default)]
-pub(super) struct Labels(Vec<Area>);
+pub(super) struct Labels(BTreeMap<i64, Vec<Area>>);
 
 impl Labels {
     /// None yet, among these boxes.
     pub(super) fn among(boxes: impl IntoIterator<Item = Area>) -> Self {
-        Self(boxes.into_iter().collect())
+        let mut labels = Self::default();
+        boxes.into_iter().for_each(|area| labels.take(area));
+        labels
+    }
+
+    /// In each column its own part of it.
+    fn take(&mut self, area: Area) {
+        for (column, part) in columns(area) {
+            self.0.entry(column).or_default().push(part);
+        }
+    }
+
+    /// How much of what is taken it would cover.
+    fn covered(&self, area: Area) -> f64 {
+        let within = |(column, part): (i64, Area)| -> f64 {
+            self.0.get(&column).map_or(0.0, |taken| taken.iter().map(|one| one.covers(&part)).sum())
+        };
+        columns(area).map(within).sum()
     }
 
     /// Middle and baseline of a label that reaches so far to the left and to the right; where every place is taken, the one where it covers
     /// least.
     pub(super) fn place(&mut self, line: &[Curve], (left, right): (f64, f64)) -> (f64, f64) {
         let mut best: Option<(f64, (f64, f64), Area)> = None;
-        // The last part, then the first, then those between.
+        // The last part, then the first, then a few between: a long line does not ask for more than a short one.
         let last = line.len().saturating_sub(1);
-        let parts = [last, 0].into_iter().take(line.len()).chain(1..last);
+        let between = (1..last).step_by(last.div_ceil(BETWEEN).max(1));
+        let parts = [last, 0].into_iter().take(line.len()).chain(between);
         for (part, share) in parts.flat_map(|part| SHARES.map(|share| (part, share))) {
             let Some(curve) = line.get(part) else { continue };
             let (x, y) = at(curve, share);
             let y = y - LIFT;
             let area = Area(x - left, y - ABOVE, x + right, y + BELOW);
-            let covered: f64 = self.0.iter().map(|taken| taken.covers(&area)).sum();
+            let covered = self.covered(area);
             if best.as_ref().is_none_or(|(least, ..)| covered < *least) {
                 best = Some((covered, (x, y), area));
             }
@@ -55,9 +79,18 @@ impl Labels {
             }
         }
         let Some((_, place, area)) = best else { return (0.0, 0.0) };
-        self.0.push(area);
+        self.take(area);
         place
     }
+}
+
+/// The columns that an area touches, and what of it lies in each.
+fn columns(area: Area) -> impl Iterator<Item = (i64, Area)> {
+    let of = |x: f64| (x / COLUMN).floor() as i64;
+    (of(area.0)..=of(area.2)).map(move |column| {
+        let left = column as f64 * COLUMN;
+        (column, Area(area.0.max(left), area.1, area.2.min(left + COLUMN), area.3))
+    })
 }
 
 /// A point of a curve.
@@ -94,6 +127,13 @@ mod tests {
         let place = labels.place(&[straight(0.0)], (5.0, 5.0));
         assert!(place.0 < 60.0, "{place:?}");
         assert_eq!(Labels::default().place(&[], (5.0, 5.0)), (0.0, 0.0));
+    }
+
+    #[test]
+    fn what_lies_in_two_columns_counts_once() {
+        let labels = Labels::among([Area(COLUMN - 10.0, 0.0, COLUMN + 10.0, 10.0)]);
+        assert_eq!(labels.covered(Area(COLUMN - 30.0, 5.0, COLUMN + 5.0, 20.0)), 75.0);
+        assert_eq!(labels.covered(Area(-30.0, 5.0, -5.0, 20.0)), 0.0);
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::agent::admin::api::{Party, Service, Traffic};
 
 /// Services that are drawn: those with the most requests. Beyond that nobody can read it.
 const DRAWN: usize = 120;
+/// Lines that have a label: what fails, and then what is busy, comes first. Of the others a line's title says the same.
+const LABELLED: usize = 500;
 /// Width and height of a service's box, and the room between layers and rows.
 const BOX: (f64, f64) = (176.0, 46.0);
 const GAP: f64 = 130.0;
@@ -180,6 +182,7 @@ fn drawing(names: &[&str], arrows: &BTreeMap<(String, &str), Arrow<'_>>, service
                 @for (number, name) in names.iter().enumerate() { (drawn_box(name, &layout, number, &health, arrows)) }
             }
         }
+        @if shown.len() > LABELLED { p { "The " (LABELLED) " lines with the most failures and requests have labels." } }
     }
 }
 
@@ -188,8 +191,9 @@ fn point((layer, height): (usize, f64)) -> (f64, f64) {
     (MARGIN + layer as f64 * (BOX.0 + GAP), MARGIN + BOX.1 / 2.0 + height * ROW)
 }
 
-/// Where the label of each line stands. What fails has the first choice, then what is busy: what finds no room covers little.
-fn labels(shown: &[(usize, usize, &Arrow<'_>)], layout: &Layout) -> Vec<(f64, f64)> {
+/// Where the label of each line stands that has one. What fails has the first choice, then what is busy: what finds no room covers
+/// little.
+fn labels(shown: &[(usize, usize, &Arrow<'_>)], layout: &Layout) -> Vec<Option<(f64, f64)>> {
     let boxes = layout.vertices.iter().map(|vertex| {
         let (x, y) = point(*vertex);
         Area(x, y - BOX.1 / 2.0, x + BOX.0, y + BOX.1 / 2.0)
@@ -199,19 +203,24 @@ fn labels(shown: &[(usize, usize, &Arrow<'_>)], layout: &Layout) -> Vec<(f64, f6
     let rank =
         |at: &usize| (shown[*at].2.sum.failed, shown[*at].2.sum.requests.saturating_add(shown[*at].2.flow.opened));
     order.sort_by_key(|at| std::cmp::Reverse(rank(at)));
-    let mut places = vec![(0.0, 0.0); shown.len()];
-    for at in order {
+    let mut places = vec![None; shown.len()];
+    for at in order.into_iter().take(LABELLED) {
         let half = shown[at].2.label().chars().count() as f64 * LETTER / 2.0;
         let lock = if shown[at].2.is_locked() { LOCK } else { 0.0 };
         let (_, line) = curve(&layout.edges[at]);
         if !line.is_empty() {
-            places[at] = taken.place(&line, (half + lock, half));
+            places[at] = Some(taken.place(&line, (half + lock, half)));
         }
     }
     places
 }
 
-fn drawn_arrow(arrow: &Arrow<'_>, (from, to): (&str, &str), places: &[(usize, f64)], label: (f64, f64)) -> Markup {
+fn drawn_arrow(
+    arrow: &Arrow<'_>,
+    (from, to): (&str, &str),
+    places: &[(usize, f64)],
+    label: Option<(f64, f64)>,
+) -> Markup {
     let class = arrow.class();
     let (locked, weight, text) = (arrow.is_locked(), arrow.width(), arrow.label());
     let (path, line) = curve(places);
@@ -222,8 +231,10 @@ fn drawn_arrow(arrow: &Arrow<'_>, (from, to): (&str, &str), places: &[(usize, f6
         g class={ "arrow " (class) } {
             title { (from) " calls " (to) ": " (text) @if locked { ", over mutual TLS" } }
             path d=(path) stroke-width=(round(weight)) marker-end={ "url(#arrow-" (class) ")" } {}
-            text x=(round(label.0)) y=(round(label.1)) text-anchor="middle" { (text) }
-            @if locked { (lock((label.0 - text.chars().count() as f64 * LETTER / 2.0 - LOCK / 2.0, label.1 - 3.0))) }
+            @if let Some((x, y)) = label {
+                text x=(round(x)) y=(round(y)) text-anchor="middle" { (text) }
+                @if locked { (lock((x - text.chars().count() as f64 * LETTER / 2.0 - LOCK / 2.0, y - 3.0))) }
+            }
         }
     }
 }
@@ -456,6 +467,17 @@ mod tests {
         let text = page(&[], &seen, "", 0).into_string();
         assert_eq!(text.matches("<rect").count(), DRAWN);
         assert!(text.contains("The 31 services with the fewest"), "{}", &text[..2000]);
+    }
+
+    #[test]
+    fn of_very_many_lines_the_busiest_have_labels() {
+        let name = |number: u64| format!("a/s{number:03}");
+        let pairs = (0..30).flat_map(|from| (0..30).map(move |to| (from, to))).filter(|(from, to)| from != to);
+        let edges = pairs.map(|(from, to)| edge((&name(from), ""), (&name(to), ""), 1 + from, 0));
+        let text = page(&[], &traffic(edges.collect()), "", 0).into_string();
+        assert_eq!(text.matches("<g class=\"arrow").count(), 30 * 29);
+        assert_eq!(text.matches("text-anchor=\"middle\"").count(), LABELLED);
+        assert!(text.contains("The 500 lines"));
     }
 
     #[test]

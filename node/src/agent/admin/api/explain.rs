@@ -45,6 +45,14 @@ pub struct Explanation {
     pub node: NodeId,
 }
 
+impl Explanation {
+    /// Whether anybody judged the caller: where no endpoint may be chosen, none does.
+    #[must_use]
+    pub fn is_judged(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.candidate) || self.authorization.verdict != "allow"
+    }
+}
+
 /// One destination of a route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {

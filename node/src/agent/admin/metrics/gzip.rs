@@ -1,4 +1,4 @@
-//! The same text with a twentieth of the bytes, for who takes gzip.
+//! The same text in far fewer bytes, for who takes gzip.
 
 use std::io::{self, Write as _};
 

@@ -67,6 +67,16 @@ fn what_the_transport_said_is_told_in_one_line() {
 }
 
 #[test]
+fn what_the_transport_said_is_told_within_a_bound() {
+    let mut failed = entry();
+    failed.transport_said(Some("é".repeat(9_999).into()));
+    let json = AccessLog { json: true, ..AccessLog::default() };
+    let json = failed.line(&json, &LineFormat::default(), &summary(503), Duration::ZERO);
+    let value: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["upstream_transport_failure_reason"].as_str().map(str::len), Some(1_024));
+}
+
+#[test]
 fn a_connection_has_nothing_of_a_request() {
     let details = Some("rbac[none]".into());
     let refused = Entry { method: None, details, response: HeaderMap::new(), answered_after: None, ..entry() };
