@@ -168,19 +168,20 @@ fn a104_idle_connections_take_little_each() {
     const CONNECTIONS: usize = 500;
     // 1 GiB for ten thousand.
     const MOST: u64 = 107 * 1024;
-    let cluster = edge("{connectionsPerAddress: 1000}");
+    let cluster = edge("{connectionsPerAddress: 1000, headerTimeout: 60s}");
     let memory = || cluster.json("edge", &["status"])["memory_bytes"].as_u64().expect("a number");
     let before = memory();
-    let mut kept: Vec<Connection> =
-        (0..CONNECTIONS).map(|_| Connection::open(at(&cluster, 8080)).expect("open")).collect();
-    for connection in &mut kept {
-        let answer = connection.request("GET", "a.org", "/", &[], b"").expect("an answer");
-        assert_eq!(answer.status, 200);
+    let ask =
+        |connection: &mut Connection| connection.request("GET", "a.org", "/", &[], b"").expect("an answer").status;
+    let mut kept: Vec<Connection> = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut connection = Connection::open(at(&cluster, 8080)).expect("open");
+        assert_eq!(ask(&mut connection), 200);
+        kept.push(connection);
     }
     let each = memory().saturating_sub(before) / CONNECTIONS as u64;
     assert!(each <= MOST, "{each} bytes each");
-    let again = kept[0].request("GET", "a.org", "/", &[], b"").expect("an answer");
-    assert_eq!(again.status, 200, "they are kept");
+    assert_eq!(ask(&mut kept[0]), 200, "they are kept");
 }
 
 /// A112: where a balancer is declared, it is believed in what it says of its client, and nothing comes in without its word.

@@ -203,6 +203,7 @@ fn flags(flags: &str) -> impl Iterator<Item = &'static str> {
             "DPE" => "The request breaks the protocol",
             "UPE" => "The response breaks the protocol",
             "DT" => "Its connection lasted longer than it may",
+            "DF" => "The host that it names has no address that may be used",
             _ => return None,
         })
     })

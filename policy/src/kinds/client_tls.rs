@@ -175,6 +175,14 @@ mod tests {
     }
 
     #[test]
+    fn the_mesh_knows_servers_by_their_identities() {
+        let found = complaints("DestinationRule", &rule("{mode: ISTIO_MUTUAL, sni: a.example, subjectAltNames: [b]}"));
+        let place = |field: &str| format!("spec.trafficPolicy.tls.{field}");
+        assert!(found.contains(&(codes::IGNORED, place("sni"))), "{found:?}");
+        assert!(found.contains(&(codes::NOT_SUPPORTED, place("subjectAltNames"))), "{found:?}");
+    }
+
+    #[test]
     fn certificates_fit_the_mode() {
         for (text, valid) in [
             ("{}", true),
