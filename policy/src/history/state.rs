@@ -42,7 +42,7 @@ pub struct State {
 }
 
 /// The live values of one document.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Live {
     /// Values that nothing replaces; the winner first. Never empty.
     pub values: Vec<LiveValue>,

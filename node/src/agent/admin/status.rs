@@ -372,8 +372,7 @@ mod tests {
         };
         let told = |kind: Kind, blind: Vec<LiveValue>| {
             let id = DocumentId::new(kind, "shop", "a");
-            let live =
-                Live { values: vec![value.clone()], in_force: Vec::new(), blind, effective: None, counted: Vec::new() };
+            let live = Live { values: vec![value.clone()], blind, ..Live::default() };
             let mut state = State::nothing();
             state.documents.insert(id.clone(), Arc::new(live));
             let problem = conflict(&state, &Conflict::Unreadable(id, changeset));
