@@ -7,6 +7,7 @@
 
 mod accusations;
 mod check;
+mod looks;
 mod peer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use certs::id::NodeId;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
-pub(crate) use self::accusations::ACCUSED;
+pub(crate) use self::{accusations::ACCUSED, looks::Look};
 use self::{
     check::Check,
+    looks::{LOOKS, QUESTION_MS},
     peer::{Peer, Setting},
 };
 use crate::{accusers::Accusers, limit::Bucket};
@@ -32,17 +34,10 @@ const HEARSAY: u32 = 3;
 const RECONNECT_MS: u64 = 200;
 /// How long a probe for another may take.
 const RELAYED_MS: u64 = 1_600;
-/// Time between public questions about one member that others judge otherwise.
-const QUESTION_MS: u64 = 10_000;
 /// Probes for others in flight.
 const RELAYED: usize = 1_024;
 /// Probes a second that one member may ask for.
 const RELAY_RATE: u64 = 50;
-/// How long a node of a sparse mesh that reaches few of those whom it was linked with takes that for a trouble of its own. Then it may
-/// be cut off, and looks at everybody by a dial: most have no link whose end would tell.
-const CUT_OFF_MS: u64 = 1_000;
-/// Such looks a second, and at once: as many as are dialled at a time.
-const LOOKS: (u64, u64) = (20, 64);
 /// The least that this process must have stood still to call itself slow.
 const SLOW_MS: u64 = 150;
 /// The most that it counts against itself.
@@ -65,15 +60,6 @@ pub(crate) enum Order {
     Dial(NodeId),
     /// The judgement changed.
     Judge(NodeId, Verdict),
-}
-
-/// How to look at a member of which a peer judges otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// In public: it answers with a signature if it lives.
-    Ask,
-    /// By a link.
-    Dial,
 }
 
 /// The judgement of a member.
@@ -231,25 +217,6 @@ impl Detector {
         self.absolve(node, now)
     }
 
-    /// A linked member judges otherwise of one that is not linked here. Its word makes this node look and nothing else: of one that
-    /// it calls alive the dead are asked in public, which harms nobody; one that it calls dead is dialled.
-    pub(crate) fn differs(&mut self, node: &NodeId, alive: bool, now: u64) -> Option<Look> {
-        let peer = self.peers.get_mut(node).filter(|peer| !peer.linked)?;
-        let look = match peer.verdict {
-            Verdict::Dead if alive => Look::Ask,
-            Verdict::Alive if !alive && peer.check.is_none() => Look::Dial,
-            Verdict::Dead | Verdict::Alive | Verdict::Suspect => return None,
-        };
-        if now < peer.questioned + QUESTION_MS {
-            return None;
-        }
-        peer.questioned = now;
-        if look == Look::Ask {
-            self.questions.insert(node.clone(), now);
-        }
-        Some(look)
-    }
-
     /// An answer to a ping: a round trip, or news for one who asked.
     pub(crate) fn acked(&mut self, node: &NodeId, nonce: u64, now: u64) -> Vec<Order> {
         if let Some((target, to, nonce, _)) = self.relayed.remove(&nonce) {
@@ -283,29 +250,6 @@ impl Detector {
         peer.hearsay += 1;
         peer.vouched = now;
         self.absolve(target, now)
-    }
-
-    /// A data connection failed: a reason to look at once.
-    pub(crate) fn failed(&mut self, node: &NodeId, now: u64) {
-        if let Some(peer) = self.peers.get_mut(node) {
-            peer.failed(now);
-        }
-    }
-
-    /// A dial failed. Of a member that was never met in this run that is as telling as a failed data connection: one started
-    /// alone does not wait for those that it knows from disk only. In a sparse mesh it is what a lost link is.
-    pub(crate) fn refused(&mut self, node: &NodeId, now: u64) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        if !peer.met {
-            peer.failed(now);
-        }
-        if self.sparse && !peer.linked && peer.verdict != Verdict::Dead {
-            peer.evidence = true;
-            if now >= peer.calm_until && !peer.is_looked_at() {
-                peer.doubt(now);
-                self.checking.insert(node.clone());
-            }
-        }
     }
 
     /// Whether anybody is being checked, or owes an answer: then time counts.
@@ -412,31 +356,6 @@ impl Detector {
         let after = self.linked.iter().filter(|node| **node > self.own);
         let before = self.linked.iter().filter(|node| **node < self.own);
         after.chain(before).take(NEIGHBOURS).cloned().collect()
-    }
-
-    /// Whether this node of a sparse mesh has reached few for a while.
-    fn is_cut_off(&mut self, all: usize, silent: usize, now: u64) -> bool {
-        if !self.sparse || silent * 3 <= all * 2 {
-            self.cut_since = None;
-            return false;
-        }
-        now.saturating_sub(*self.cut_since.get_or_insert(now)) >= CUT_OFF_MS
-    }
-
-    /// Dials of members without a link, of whom nothing would tell that they are out of reach, too: a dial that fails does.
-    fn unlinked_looks(&mut self, now: u64) -> Vec<Order> {
-        let unlinked = self.peers.iter_mut().filter(|(_, peer)| {
-            let asked = peer.questioned != 0 && now < peer.questioned + QUESTION_MS;
-            peer.verdict != Verdict::Dead && !peer.linked && !peer.is_doubted() && now >= peer.calm_until && !asked
-        });
-        let looks = unlinked.map_while(|(node, peer)| {
-            let looks = self.looks.take(now);
-            looks.then(|| {
-                peer.questioned = now;
-                Order::Dial(node.clone())
-            })
-        });
-        looks.collect()
     }
 
     /// How many are known by own experience, and how many of them are silent.

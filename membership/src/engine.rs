@@ -203,7 +203,10 @@ impl Engine {
                 }
             }
             Event::Message { from, link, bytes } => self.receive(&from, link, &bytes),
-            Event::DataFailure { node } => self.detector.failed(&node, self.steady),
+            Event::DataFailure { node } => {
+                let orders = self.detector.failed(&node, self.steady);
+                self.obey(orders);
+            }
             Event::Tick => self.tick(),
             Event::Publish(body) => self.publish(&body),
             Event::Authority(authority) => self.judge_by(authority),
@@ -426,7 +429,7 @@ impl Engine {
         self.feed_soon();
     }
 
-    fn obey(&mut self, orders: Vec<Order>) {
+    fn obey(&mut self, orders: impl IntoIterator<Item = Order>) {
         for order in orders {
             match order {
                 Order::Ping { to, nonce } => self.send(&to, Lane::Liveness, &Message::Ping(nonce)),

@@ -119,6 +119,26 @@ fn a_path_blocked_to_ever_more_kills_nobody() {
 }
 
 #[test]
+fn one_that_is_out_of_reach_for_half_a_second_again_and_again_is_not_dead() {
+    for seed in 0..4 {
+        let events = (0..4).map(|round| {
+            let at = |milliseconds: u64| format!("{}ms", 10_000 + round * 4_000 + milliseconds);
+            happens(&at(0), "partition", "7") + &format!("[[event]]\nat = \"{}\"\ndo = \"heal\"\n", at(500))
+        });
+        let report = report(&format!("{HEAD}seed = {seed}\nduration = \"30s\"\n{}", events.collect::<String>()));
+        assert_eq!(report.false_deaths, 0, "seed {seed}: {report:?}");
+    }
+}
+
+#[test]
+fn one_that_stands_still_for_half_a_second_is_not_dead_and_then_dies() {
+    let pauses = (0..3).map(|round| happens(&format!("{}s", 8 + round * 5), "pause", "7\nfor = \"450ms\""));
+    let events = pauses.collect::<String>() + &happens("25s", "kill", "7");
+    let report = report(&format!("{HEAD}duration = \"45s\"\n{events}"));
+    assert_eq!((report.false_deaths, report.undetected), (0, 0), "{report:?}");
+}
+
+#[test]
 fn a_third_that_lies_kills_nobody_hides_no_death_and_keeps_no_news_back() {
     let report = report(&format!(
         "{HEAD}duration = \"20s\"\n[[event]]\nat = \"5s\"\ndo = \"lie\"\nnodes = \"28-39\"\n\

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use rand::{Rng, rngs::StdRng};
 
-use super::{Check, RECONNECT_MS, Verdict};
+use super::{Check, QUESTION_MS, RECONNECT_MS, Verdict};
 
 /// Time between probes of a watched member: 250 ms, which ticks every 50 ms shall not round up.
 const PROBE_MS: u64 = 230;
@@ -94,7 +94,7 @@ pub(super) struct Peer {
     /// Until then it is not accused for want of a link.
     pub(super) calm_until: u64,
     calm: u64,
-    /// When it was last asked in public because others judge otherwise.
+    /// When this node last looked at it because others judge otherwise, or because a data connection failed; 0 is never.
     pub(super) questioned: u64,
     /// When it came back from the dead, [`FLAPS`] times at most.
     revived: VecDeque<u64>,
@@ -197,6 +197,11 @@ impl Peer {
             self.failed = Some(now);
             self.last_ping = None;
         }
+    }
+
+    /// Whether this node looked at it lately.
+    pub(super) fn was_questioned(&self, now: u64) -> bool {
+        self.questioned != 0 && now < self.questioned + QUESTION_MS
     }
 
     /// It answered an accusation; who has no link leaves it in peace for longer each time.

@@ -81,7 +81,7 @@ proptest! {
                     Lie::TakeBack => drop(accuse(&mut detector, &liar, &[], now)),
                     Lie::Deny => drop(detector.answered(&liar, &member, false, now)),
                     Lie::CallDead => drop(detector.differs(&member, false, now)),
-                    Lie::Fail => detector.failed(&member, now),
+                    Lie::Fail => drop(detector.failed(&member, now)),
                     Lie::Refuse => detector.refused(&member, now),
                 }
             }
@@ -430,4 +430,62 @@ fn of_whom_nothing_is_known_any_more_nothing_is_said() {
         }
     }
     assert!(detector.suspicions().is_empty() && detector.forget(&victim).is_empty());
+}
+
+#[test]
+fn one_that_was_accused_and_runs_anew_is_asked_anew() {
+    let victim = name(1);
+    let mut detector = sparse(8);
+    detector.refused(&victim, 1_000);
+    assert!(!runs(&mut detector, &victim, 1_000, 1_300));
+    assert!(detector.suspicions().contains(&victim));
+    // The carrier brings that it runs anew.
+    assert_eq!(detector.learned(&victim, 1_300), [Order::Suspicions { more: false }]);
+    assert!(detector.suspicions().is_empty());
+    let (mut orders, mut asked) = (Vec::new(), None);
+    for now in (1_300..4_000).step_by(25) {
+        (2..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
+        orders = detector.tick(now);
+        if orders.contains(&Order::Suspicions { more: true }) {
+            asked = asked.or(Some(now));
+        }
+        if judged_dead(&orders, &victim) {
+            assert!(asked.is_some_and(|asked| now >= asked + 400), "asked at {asked:?}, dead at {now}");
+            return;
+        }
+    }
+    panic!("it was never judged");
+}
+
+#[test]
+fn one_that_was_refuted_by_the_dead_before_they_died_asks_once_more_and_judges() {
+    let victim = name(2);
+    for ends in [false, true] {
+        let mut detector = sparse(8);
+        let (mut orders, mut asked, mut dead) = (Vec::new(), Vec::new(), None);
+        for now in (0..60_000).step_by(25) {
+            // It stands still three times, answers in public what it was asked meanwhile, and dies.
+            let silent = now >= 25_000 || [1_000, 9_000, 17_000].iter().any(|begin| (*begin..begin + 600).contains(&now));
+            if !silent {
+                answer(&mut detector, &orders, &victim, now);
+            }
+            if [1_600, 9_600, 17_600].contains(&now) {
+                detector.vouched(&victim, true, now);
+            }
+            if ends && now == 27_500 {
+                detector.unlinked(&victim, false, now);
+            }
+            (3..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
+            orders = detector.tick(now);
+            if orders.contains(&Order::Suspicions(Urgency::Now)) && detector.suspicions().contains(&victim) {
+                asked.push(now);
+            }
+            if judged_dead(&orders, &victim) {
+                dead = dead.or(Some(now));
+            }
+        }
+        assert_eq!(asked.len(), 4, "{asked:?}");
+        let took = dead.and_then(|dead| dead.checked_sub(25_000));
+        assert!(took.is_some_and(|took| (2_400..4_000).contains(&took)), "dead after {took:?}, its link ends: {ends}");
+    }
 }
