@@ -19,7 +19,7 @@ pub(crate) use self::{accusations::ACCUSED, looks::Look};
 use self::{
     check::Check,
     looks::{LOOKS, QUESTION_MS},
-    peer::{Peer, Setting},
+    peer::{Heard, Peer, Setting},
 };
 use crate::{accusers::Accusers, limit::Bucket};
 
@@ -38,6 +38,8 @@ const RELAYED_MS: u64 = 1_600;
 const RELAYED: usize = 1_024;
 /// Probes a second that one member may ask for.
 const RELAY_RATE: u64 = 50;
+/// Time between questions about those of whom others do not listen to this node any more: they pass such a one on now and then.
+const VAIN_MS: u64 = 6_000;
 /// The least that this process must have stood still to call itself slow.
 const SLOW_MS: u64 = 150;
 /// The most that it counts against itself.
@@ -90,6 +92,8 @@ pub(crate) struct Detector {
     cut_since: Option<u64>,
     /// At how many it may look because of that.
     looks: Bucket,
+    /// When it may ask again about one of whom others do not listen to it.
+    vain_due: u64,
     /// Somebody owes an answer: then ticks come sooner.
     waits: bool,
     /// How slow this process lately was, and since when it counts so.
@@ -114,6 +118,7 @@ impl Detector {
             sparse: false,
             cut_since: None,
             looks: Bucket::new(LOOKS.0, LOOKS.1, 0),
+            vain_due: 0,
             waits: false,
             health: 0,
             health_since: 0,
@@ -295,6 +300,7 @@ impl Detector {
             loss,
         };
         self.waits = false;
+        let (unheard, may_ask) = (self.accusers.ignored_all(&self.own, now), now >= self.vain_due);
         // Whoever is neither linked nor checked only waits, unless everybody ought to be linked.
         let looked_at: Vec<NodeId> = if self.sparse {
             self.linked.union(&self.checking).cloned().collect()
@@ -323,11 +329,19 @@ impl Detector {
                     orders.push(Order::Ask { relay, target: name.clone(), nonce });
                 }
             }
-            // Nobody passes on what a node says that was wrong too often, so that no answer comes of it.
-            let unheard = self.sparse && self.accusers.ignored(&self.own, &name, now);
-            let judged = peer.judge(&setting, unheard, now);
+            // Nobody passes on what a node says that was wrong too often, so that no answer comes of it; of one about whom it was wrong
+            // it is passed on now and then.
+            let heard = match (unheard, self.accusers.ignored(&self.own, &name, now)) {
+                _ if !self.sparse => Heard::Always,
+                (true, _) => Heard::Never,
+                (false, true) => Heard::Seldom { may_ask },
+                (false, false) => Heard::Always,
+            };
+            let judged = peer.judge(&setting, heard, now);
             if judged.announce && self.announced.insert(name.clone()) {
                 orders.push(Order::Suspicions { more: true });
+                // All that are asked about at once go together.
+                self.vain_due = if matches!(heard, Heard::Seldom { .. }) { now + VAIN_MS } else { self.vain_due };
             }
             if judged.look {
                 orders.push(Order::Dial(name.clone()));

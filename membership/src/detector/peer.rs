@@ -126,6 +126,19 @@ impl Setting {
     }
 }
 
+/// Whether what this node says in public of a member is passed on, so that it may answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Heard {
+    Always,
+    /// It was wrong about this one too often: now and then.
+    Seldom {
+        /// It has not asked so lately.
+        may_ask: bool,
+    },
+    /// It was wrong about too many.
+    Never,
+}
+
 #[derive(Default)]
 pub(super) struct Judged {
     /// Tell everyone.
@@ -340,8 +353,8 @@ impl Peer {
         if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { DEAD_UNLINKED_MS }
     }
 
-    /// With `unheard` nobody passes on what this node says of the member: that it does not answer tells nothing.
-    pub(super) fn judge(&mut self, setting: &Setting, unheard: bool, now: u64) -> Judged {
+    /// Where this node is not heard, that the member does not answer tells nothing; where it seldom is, not at once.
+    pub(super) fn judge(&mut self, setting: &Setting, heard: Heard, now: u64) -> Judged {
         let mut judged = Judged::default();
         if self.check.is_none() {
             return judged;
@@ -352,12 +365,18 @@ impl Peer {
         let (suspect, dead) = (self.unexplained(late, SUSPECT_LN, now), self.unexplained(late, DEAD_LN, now));
         let refute = setting.patient(setting.widened(self.damped(REFUTE_MS, now)));
         let refute = if setting.doubts_itself { DEAD_SELF_DOUBT_MS.max(refute) } else { refute };
+        let look = setting.patient(setting.widened(self.damped(LOOK_MS, now)));
         let unmet = !self.met && self.vouched == 0 && !self.evidence;
         let Some(check) = &mut self.check else { return judged };
         let checked = now.saturating_sub(check.since);
         // Of whom nobody speaks as alive is asked itself.
         let strange = setting.sparse && unmet && !setting.alone && checked >= STRANGE_MS;
-        let own = !unheard && if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
+        let may_ask = match heard {
+            Heard::Always => true,
+            Heard::Seldom { may_ask } => may_ask || check.announced.is_some(),
+            Heard::Never => false,
+        };
+        let own = may_ask && if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
         if own && check.first_hand && check.announced.is_none() {
             check.announced = Some(now);
             judged.announce = true;
@@ -367,8 +386,14 @@ impl Peer {
             judged.verdict = Some(Verdict::Suspect);
         }
         let unrefuted = check.told().is_some_and(|told| now.saturating_sub(told) >= refute);
+        // Relays were asked all the while, and the question may have been passed on.
+        let asked = check.announced.is_some_and(|asked| now.saturating_sub(asked) >= look);
+        let in_vain = unrefuted && check.others() >= ACCUSERS || silence >= UNHEARD_MS;
         let is_dead = match (linked, setting.sparse) {
-            _ if unheard && !setting.alone => unrefuted && check.others() >= ACCUSERS || silence >= UNHEARD_MS,
+            _ if matches!(heard, Heard::Never) && !setting.alone => in_vain,
+            _ if matches!(heard, Heard::Seldom { .. }) && !setting.alone => {
+                in_vain || asked && if linked { dead } else { self.evidence }
+            }
             (true, _) => unrefuted && dead,
             (false, false) => unrefuted && silence >= patience,
             (false, true) if setting.alone => silence >= patience,

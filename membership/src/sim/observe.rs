@@ -170,7 +170,8 @@ impl Observer {
     }
 
     fn wrong(&self, network: &Network, at: Millis, by: &NodeId, of: &NodeId) -> bool {
-        let runs = network.nodes.get(of).is_some_and(|host| host.up);
+        // One that stands still is no better than dead.
+        let runs = network.nodes.get(of).is_some_and(|host| host.up && host.paused_until <= at);
         runs && self.has_run(of, at) && !self.liars.contains(by) && self.parts.get(by) == self.parts.get(of)
     }
 

@@ -88,6 +88,9 @@ pub struct Happening {
     /// Towards whom.
     #[serde(default)]
     pub to: Numbers,
+    /// How long; for `pause` alone.
+    #[serde(default, rename = "for")]
+    pub lasts: Span,
 }
 
 /// What may happen.
@@ -100,6 +103,8 @@ pub enum What {
     Kill,
     /// The nodes end, if they run, and start with what their disks hold.
     Restart,
+    /// The nodes stand still for a while: what comes waits.
+    Pause,
     /// Nothing gets from `from` to `to`; the other way it does.
     Block,
     /// Nothing passes between `nodes` and all others.
@@ -174,6 +179,11 @@ impl Scenario {
             if event.at >= self.duration {
                 return refuse(field("at"), "before the end".to_owned());
             }
+            match (event.what == What::Pause, event.lasts.0 > 0) {
+                (true, false) => return refuse(field("for"), "how long the nodes stand still".to_owned()),
+                (false, true) => return refuse(field("for"), "does not belong to this event".to_owned()),
+                (true, true) | (false, false) => {}
+            }
             for (name, numbers, wanted) in [
                 ("nodes", &event.nodes, !matches!(event.what, What::Block | What::Heal)),
                 ("from", &event.from, event.what == What::Block),
@@ -209,7 +219,7 @@ impl Scenario {
                     return refuse("nodes", "of the first zone: its news go to the others");
                 }
                 What::Partition | What::Block | What::Heal => return refuse("do", "is for one pool"),
-                What::Put | What::Lie | What::Join | What::Kill | What::Restart => {}
+                What::Put | What::Lie | What::Join | What::Kill | What::Restart | What::Pause => {}
             }
         }
         Ok(())
