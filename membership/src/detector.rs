@@ -17,6 +17,7 @@ use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
 pub(crate) use self::{accusations::ACCUSED, looks::Look};
 use self::{
+    accusations::Answer,
     check::Check,
     looks::{LOOKS, QUESTION_MS},
     peer::{Heard, Peer, Setting},
@@ -56,12 +57,21 @@ pub(crate) enum Order {
     Ask { relay: NodeId, target: NodeId, nonce: u64 },
     /// Tell one who asked that the other answered.
     Answer { to: NodeId, target: NodeId, nonce: u64 },
-    /// Tell everyone whom this node suspects now: `more` than before, which is urgent, or fewer.
-    Suspicions { more: bool },
+    /// Tell everyone whom this node suspects now.
+    Suspicions(Urgency),
     /// Dial a member: few accuse it, and it has not answered them.
     Dial(NodeId),
     /// The judgement changed.
     Judge(NodeId, Verdict),
+}
+
+/// How soon others hear whom this node suspects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// It suspects more than before, or found alive by itself whom others may be about to judge by its word.
+    Now,
+    /// It suspects fewer, and those who heard it know.
+    Later,
 }
 
 /// The judgement of a member.
@@ -158,7 +168,7 @@ impl Detector {
         self.askers.remove(node);
         self.accusers.forget(node);
         let said = [self.announced.remove(node), self.questions.remove(node).is_some()];
-        said.contains(&true).then_some(Order::Suspicions { more: false }).into_iter().collect()
+        said.contains(&true).then_some(Order::Suspicions(Urgency::Later)).into_iter().collect()
     }
 
     /// A link stands; `dialled` by this node, which then is the one to watch it in a sparse mesh.
@@ -196,7 +206,7 @@ impl Detector {
     pub(crate) fn heard(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
         (peer.heard, peer.hearsay, peer.evidence) = (now, 0, false);
-        self.absolve(node, now)
+        self.absolve(node, Answer::ToThis, now)
     }
 
     /// It signed something newer than what was known before; `told` if a peer just said so, and not the carrier, which
@@ -208,7 +218,7 @@ impl Detector {
         }
         (peer.vouched, peer.hearsay) = (now, 0);
         peer.refuted(now);
-        self.absolve(node, now)
+        self.absolve(node, Answer::ToAll, now)
     }
 
     /// A linked member sees it alive. Where most have no link that is enough for one of which nothing else is known.
@@ -219,7 +229,7 @@ impl Detector {
             return Vec::new();
         }
         peer.vouched = now;
-        self.absolve(node, now)
+        self.absolve(node, Answer::ToAll, now)
     }
 
     /// An answer to a ping: a round trip, or news for one who asked.
@@ -254,7 +264,7 @@ impl Detector {
         }
         peer.hearsay += 1;
         peer.vouched = now;
-        self.absolve(target, now)
+        self.absolve(target, Answer::ToThis, now)
     }
 
     /// Whether anybody is being checked, or owes an answer: then time counts.
@@ -281,7 +291,7 @@ impl Detector {
         let asked = self.questions.len();
         self.questions.retain(|_, since| now.saturating_sub(*since) < RELAYED_MS);
         if self.questions.len() < asked {
-            orders.push(Order::Suspicions { more: false });
+            orders.push(Order::Suspicions(Urgency::Later));
         }
         let neighbours = if self.sparse { BTreeSet::new() } else { self.neighbours() };
         // Only checks ask.
@@ -339,7 +349,7 @@ impl Detector {
             };
             let judged = peer.judge(&setting, heard, now);
             if judged.announce && self.announced.insert(name.clone()) {
-                orders.push(Order::Suspicions { more: true });
+                orders.push(Order::Suspicions(Urgency::Now));
                 // All that are asked about at once go together.
                 self.vain_due = if matches!(heard, Heard::Seldom { .. }) { now + VAIN_MS } else { self.vain_due };
             }

@@ -23,7 +23,7 @@ pub use event::{Change, Config, Effect, Event, Lane, LinkId, Loss, Notice, Own};
 use crate::{
     author::Author,
     body::{Body, Identity, Status},
-    detector::{Detector, Order, Verdict},
+    detector::{Detector, Order, Urgency, Verdict},
     dial::Dialer,
     fetch::{Fetch, NODES_PER_PULL},
     ledger::{Ledger, Now, table_interval},
@@ -53,7 +53,7 @@ const RTT_MS: u64 = 1_000;
 const COMPARE_MS: u64 = 10_000;
 /// How often all records of one member are asked for because a peer holds others under the same number.
 const DIFFERED_MS: u64 = 5_000;
-/// How soon others hear that this node suspects somebody no more.
+/// How soon others hear that this node suspects somebody no more who told all that it lives.
 const RETRACT_MS: u64 = 1_000;
 /// How long a link is kept that nobody here needs.
 const HOLD_MS: u64 = 10_000;
@@ -439,8 +439,8 @@ impl Engine {
                 Order::Answer { to, target, nonce } => {
                     self.send(&to, Lane::Liveness, &Message::Probed { nonce, target, reached: true });
                 }
-                Order::Suspicions { more } => {
-                    let due = self.steady + if more { 0 } else { RETRACT_MS };
+                Order::Suspicions(urgency) => {
+                    let due = self.steady + if urgency == Urgency::Now { 0 } else { RETRACT_MS };
                     self.suspicions_due = Some(self.suspicions_due.map_or(due, |earlier| earlier.min(due)));
                 }
                 Order::Dial(node) => {

@@ -374,7 +374,7 @@ fn who_has_a_reason_of_its_own_says_so_whoever_was_first() {
             answer(&mut detector, &orders, &victim, now);
         }
         orders = detector.tick(now);
-        if orders.contains(&Order::Suspicions { more: true }) {
+        if orders.contains(&Order::Suspicions(Urgency::Now)) {
             said = said.or(Some(detector.suspicions()));
         }
     }
@@ -425,7 +425,7 @@ fn of_whom_nothing_is_known_any_more_nothing_is_said() {
         (3..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
         orders = detector.tick(now);
         if detector.suspicions().contains(&victim) {
-            assert_eq!(detector.forget(&victim), [Order::Suspicions { more: false }]);
+            assert_eq!(detector.forget(&victim), [Order::Suspicions(Urgency::Later)]);
             break;
         }
     }
@@ -440,13 +440,13 @@ fn one_that_was_accused_and_runs_anew_is_asked_anew() {
     assert!(!runs(&mut detector, &victim, 1_000, 1_300));
     assert!(detector.suspicions().contains(&victim));
     // The carrier brings that it runs anew.
-    assert_eq!(detector.learned(&victim, 1_300), [Order::Suspicions { more: false }]);
+    assert_eq!(detector.learned(&victim, 1_300), [Order::Suspicions(Urgency::Later)]);
     assert!(detector.suspicions().is_empty());
     let (mut orders, mut asked) = (Vec::new(), None);
     for now in (1_300..4_000).step_by(25) {
         (2..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
         orders = detector.tick(now);
-        if orders.contains(&Order::Suspicions { more: true }) {
+        if orders.contains(&Order::Suspicions(Urgency::Now)) {
             asked = asked.or(Some(now));
         }
         if judged_dead(&orders, &victim) {
