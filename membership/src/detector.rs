@@ -150,25 +150,32 @@ impl Detector {
         }
     }
 
-    /// A member is known, or runs anew: until somebody reaches it, it is only suspected.
-    pub(crate) fn learned(&mut self, node: &NodeId, now: u64) {
+    /// A member is known, or runs anew: until somebody reaches it, it is only suspected, and what was said of its earlier run is not
+    /// said of this one.
+    pub(crate) fn learned(&mut self, node: &NodeId, now: u64) -> Option<Order> {
         if *node == self.own || self.linked.contains(node) {
-            return;
+            return None;
         }
         let mut peer = Peer::new(now, Verdict::Suspect);
         peer.check = Some(Box::new(Check::own(now)));
         self.checking.insert(node.clone());
         self.peers.insert(node.clone(), peer);
+        self.says_no_more(node)
     }
 
     /// A member left, or no longer counts: nothing is said of it any more.
-    pub(crate) fn forget(&mut self, node: &NodeId) -> Vec<Order> {
+    pub(crate) fn forget(&mut self, node: &NodeId) -> Option<Order> {
         self.peers.remove(node);
         self.checking.remove(node);
         self.askers.remove(node);
         self.accusers.forget(node);
+        self.says_no_more(node)
+    }
+
+    /// Takes back what this node says of a member in public.
+    fn says_no_more(&mut self, node: &NodeId) -> Option<Order> {
         let said = [self.announced.remove(node), self.questions.remove(node).is_some()];
-        said.contains(&true).then_some(Order::Suspicions(Urgency::Later)).into_iter().collect()
+        said.contains(&true).then_some(Order::Suspicions(Urgency::Later))
     }
 
     /// A link stands; `dialled` by this node, which then is the one to watch it in a sparse mesh.

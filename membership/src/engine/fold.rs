@@ -7,7 +7,7 @@ use certs::id::NodeId;
 use super::{Change, Effect, Engine, Loss};
 use crate::{
     body::Status,
-    detector::Verdict,
+    detector::{Order, Verdict},
     gossip::Feed,
     record::Section,
     said::Said,
@@ -91,12 +91,13 @@ impl Engine {
         let anew = before.is_none_or(|before| before.generation < said.generation || gone(before.state));
         if anew {
             self.accusations.appeared(self.steady);
-            self.detector.learned(node, self.steady);
+            let order = self.detector.learned(node, self.steady);
+            self.obey(order);
             self.dialer.judged(node, false, self.steady);
             if self.links.linked().contains(node) {
                 let orders = self.detector.linked(node, self.links.is_dialled(node), self.steady);
-                // Only a judgement can come of it, and the caller is about to fold that in.
-                drop(orders);
+                // Its judgement the caller is about to fold in.
+                self.obey(orders.into_iter().filter(|order| !matches!(order, Order::Judge(..))));
             }
         }
         let addresses = said.address.as_ref().map_or(&[][..], |address| &address.addresses);
