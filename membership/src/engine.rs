@@ -62,7 +62,7 @@ const PARTING_MS: u64 = 500;
 /// Peers that are asked what this node lacks.
 const SUMMARIES: usize = 3;
 /// New records a second that are taken of one member, and at once.
-const ORIGIN_RECORDS: (u64, u64) = (50, 300);
+pub(crate) const ORIGIN_RECORDS: (u64, u64) = (50, 300);
 
 /// See the module.
 pub struct Engine {

@@ -22,6 +22,8 @@ use super::{
 use crate::{
     body::SECTIONS,
     brief::{self, Compared, Index},
+    engine::ORIGIN_RECORDS,
+    limit::Bucket,
     record::{RECORD_BYTES, Section, SignedRecord},
 };
 
@@ -30,6 +32,10 @@ pub const POOL: usize = 1_000;
 /// Runs of members that one chitchat may hear of: it keeps those that ended for a while, its digest names them all, and
 /// from 1,022 on it panics.
 const RUNS: usize = 1_020;
+/// Former runs of one member beside its present one: of whoever starts anew more often one chitchat hears no more.
+const FORMER_RUNS: usize = 8;
+/// Bytes of values of one member that one chitchat is given, of all its runs: what one run may hold at most.
+const MEMBER_BYTES: usize = SECTIONS * RECORD_BYTES * 2;
 /// Signatures of one peer's that are checked between two [`Given::refresh`]: a full message a second.
 const CHECKS: u32 = 500;
 /// A message of this node's chitchat with more bytes is full: there may be news that found no room.
@@ -50,40 +56,91 @@ pub(super) struct Roster {
     runs: Index,
 }
 
-/// What one chitchat was given to keep, and by whom it was kept busy.
+/// What one chitchat was given to keep, and by whom it was kept busy. It keeps former runs for [`super::GRACE`], and nobody else can make
+/// it forget one.
 #[derive(Debug, Default)]
 pub(super) struct Given {
-    /// Sections by member and run.
-    runs: BTreeMap<(String, u64), BTreeSet<Section>>,
+    members: BTreeMap<String, Kept>,
+    /// How many runs that are.
+    runs: usize,
+    /// Something was not given because of what former runs hold.
+    full: bool,
+    /// Values of one author's that are new, whoever brings them: as many as the ledger takes.
+    origins: BTreeMap<NodeId, Bucket>,
+    /// Advances with each refresh.
+    now: u64,
     /// Whose news no peer is told for so many digests.
     passed_over: BTreeMap<(String, u64), u8>,
     /// Signatures checked by peer since the last refresh.
     checks: BTreeMap<NodeId, u32>,
 }
 
+/// Of one member.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Bytes of its values by run and section.
+    runs: BTreeMap<u64, BTreeMap<Section, usize>>,
+    /// All of them.
+    bytes: usize,
+}
+
 impl Given {
-    /// Notes who may be spoken of from now on; false if one chitchat cannot hold them beside those of before.
-    pub(super) fn meet(&mut self, roster: &Roster) -> bool {
+    /// Notes who may be spoken of from now on, in which run. For a run that finds no room beside former ones chitchat is as if it did not
+    /// know the member.
+    pub(super) fn meet(&mut self, roster: &Roster) {
         for (name, node) in &roster.names {
-            if let Some(known) = roster.feed.members.get(node) {
-                self.runs.entry((name.clone(), known.generation)).or_default();
+            let Some(known) = roster.feed.members.get(node) else { continue };
+            let kept = self.members.entry(name.clone()).or_default();
+            if kept.runs.contains_key(&known.generation) {
+                continue;
             }
+            if self.runs >= RUNS || kept.runs.len() > FORMER_RUNS {
+                self.full = true;
+                continue;
+            }
+            kept.runs.insert(known.generation, BTreeMap::new());
+            self.runs += 1;
         }
-        self.runs.len() <= RUNS
     }
 
-    /// Whether another value of a member's may be given: of as many sections as a node may have.
-    pub(super) fn section(&mut self, id: &Id, section: Section) -> bool {
-        let sections = self.runs.entry((id.name.clone(), id.generation)).or_default();
-        if sections.len() < SECTIONS {
-            sections.insert(section);
+    /// Whether chitchat may hear of a run.
+    fn met(&self, id: &Id) -> bool {
+        self.members.get(&id.name).is_some_and(|kept| kept.runs.contains_key(&id.generation))
+    }
+
+    /// Whether a value of a member's may be given: of as many sections as a node may have, and as many bytes.
+    pub(super) fn takes(&mut self, id: &Id, section: Section, bytes: usize) -> bool {
+        let Some(kept) = self.members.get_mut(&id.name) else { return false };
+        let Some(sections) = kept.runs.get_mut(&id.generation) else { return false };
+        let before = sections.get(&section).copied();
+        if before.is_none() && sections.len() >= SECTIONS {
+            return false;
         }
-        sections.contains(&section)
+        let after = kept.bytes - before.unwrap_or(0) + bytes;
+        if after > MEMBER_BYTES {
+            self.full = true;
+            return false;
+        }
+        sections.insert(section, bytes);
+        kept.bytes = after;
+        true
+    }
+
+    /// Whether a new chitchat would hold more.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
     }
 
     /// Peers' signatures are worth checking again; due every second.
     pub(super) fn refresh(&mut self) {
         self.checks.clear();
+        self.now += 1_000;
+    }
+
+    /// Whether another new value of this author is worth a check.
+    fn origin(&mut self, node: &NodeId) -> bool {
+        let (now, (rate, burst)) = (self.now, ORIGIN_RECORDS);
+        self.origins.entry(node.clone()).or_insert_with(|| Bucket::new(rate, burst, now)).take(now)
     }
 
     fn check(&mut self, from: &NodeId) -> bool {
@@ -279,7 +336,8 @@ impl Sight<'_> {
             let passed_over = self.given.passed_over.contains_key(&(id.name.clone(), id.generation));
             let (heartbeat, version) =
                 (if known.alive { self.beat } else { 1 }, if passed_over { u64::MAX } else { version });
-            self.roster.names.contains_key(&id.name).then_some(Held { id, heartbeat, collected: 0, version })
+            let met = self.roster.names.contains_key(&id.name) && self.given.met(&id);
+            met.then_some(Held { id, heartbeat, collected: 0, version })
         });
         held.collect()
     }
@@ -320,11 +378,10 @@ impl Sight<'_> {
             if rank == Ordering::Less || record.section().is_of_the_moment() {
                 continue;
             }
-            if !self.given.section(id, record.section()) {
-                continue;
-            }
+            let (section, size) = (record.section(), value.value.len());
             if held.is_none_or(|held| held.bytes() != record.bytes()) {
-                if !self.given.check(self.from) {
+                // Those that follow it would say that it came.
+                if !self.given.check(self.from) || !self.given.origin(node) {
                     break;
                 }
                 if record.verify(self.trust_domain, &known.record_key).is_err() {
@@ -336,7 +393,9 @@ impl Sight<'_> {
                     continue;
                 }
             }
-            kept.push(value);
+            if self.given.takes(id, section, size) {
+                kept.push(value);
+            }
         }
         Ok(kept)
     }
