@@ -8,6 +8,10 @@ use crate::limit::Bucket;
 
 /// Records a second from one peer that are worth a signature check, and at once: a large mesh's whole state.
 pub(super) const SENDER_RECORDS: (u64, u64) = (500, 8_192);
+/// Bytes a second of one peer that are read at all, and at once: a large mesh's whole state, and all that its pulls are answered.
+const SENDER_BYTES: (u64, u64) = (4 << 20, 32 << 20);
+/// Announced numbers a second of one peer that are looked up, and at once: what a large mesh says that starts at once.
+const SENDER_ANNOUNCED: (u64, u64) = (2_000, 16_384);
 /// Pulls a second that one peer is answered, and at once.
 const SENDER_PULLS: (u64, u64) = (20, 40);
 /// Summaries a second of one peer that are read, and at once: an honest one sends one.
@@ -25,6 +29,9 @@ const SENDER_PULLED: (u64, u64) = (2 << 20, 16 << 20);
 
 /// What is remembered of a peer as a sender. Bounded by the number of members.
 pub(super) struct Sender {
+    /// Of its messages, before they are read.
+    pub(super) bytes: Bucket,
+    pub(super) announced: Bucket,
     pub(super) records: Bucket,
     pub(super) pulls: Bucket,
     pub(super) pulled: Bucket,
@@ -63,6 +70,8 @@ impl Sender {
     pub(super) fn new(now: u64) -> Sender {
         let bucket = |(rate, burst)| Bucket::new(rate, burst, now);
         Sender {
+            bytes: bucket(SENDER_BYTES),
+            announced: bucket(SENDER_ANNOUNCED),
             records: bucket(SENDER_RECORDS),
             pulls: bucket(SENDER_PULLS),
             pulled: bucket(SENDER_PULLED),
