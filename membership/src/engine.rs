@@ -5,6 +5,7 @@
 mod accusations;
 mod event;
 mod fold;
+mod outgoing;
 mod own;
 mod receive;
 mod sender;
@@ -325,7 +326,8 @@ impl Engine {
             self.compare();
         }
         if self.steady >= self.table_due {
-            let pause = table_interval(self.view.members().len());
+            // As its readers reckon: the View shows those that were evicted, too.
+            let pause = table_interval(self.ledger.authority().grants.len());
             self.table_due = self.steady + pause - self.random.random_range(0..=pause / 10);
             self.own_table();
             if self.ledger.expired(self.wall) {
@@ -451,31 +453,6 @@ impl Engine {
                     self.dialer.judged(&node, verdict == Verdict::Dead, self.steady);
                     self.refresh(&node);
                 }
-            }
-        }
-    }
-
-    fn send(&mut self, to: &NodeId, lane: Lane, message: &Message) {
-        if let Some(link) = self.links.to(to) {
-            self.send_over(to, link, lane, message);
-        }
-    }
-
-    fn send_bytes(&mut self, to: &NodeId, lane: Lane, bytes: Arc<[u8]>) {
-        if let Some(link) = self.links.to(to) {
-            self.out.push(Effect::Send { to: to.clone(), link, lane, bytes });
-        }
-    }
-
-    fn send_over(&mut self, to: &NodeId, link: LinkId, lane: Lane, message: &Message) {
-        self.out.push(Effect::Send { to: to.clone(), link, lane, bytes: message.encode().into() });
-    }
-
-    fn broadcast(&mut self, lane: Lane, message: &Message) {
-        let bytes: Arc<[u8]> = message.encode().into();
-        for to in self.links.linked() {
-            if let Some(link) = self.links.to(to) {
-                self.out.push(Effect::Send { to: to.clone(), link, lane, bytes: bytes.clone() });
             }
         }
     }

@@ -38,6 +38,9 @@ impl Engine {
         if before.as_deref() == Some(&after) {
             return;
         }
+        if before.as_ref().is_none_or(|before| before.state != state) {
+            self.accusations.judged(node, self.steady);
+        }
         self.report(before.as_deref(), &after);
         let after = Arc::new(after);
         Arc::make_mut(&mut self.view).members.insert(node.clone(), after.clone());
@@ -70,7 +73,7 @@ impl Engine {
         };
         self.out.extend(why.map(|why| Effect::Lost { node: after.id.clone(), why }));
         if after.usable() && (anew || !used) {
-            for base in [Section::OUTLIERS, Section::DEMAND] {
+            for base in [Section::OUTLIERS, Section::DEMAND, Section::SUSPICIONS] {
                 self.tell_statement(&after.id, base);
             }
         }
