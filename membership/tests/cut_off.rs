@@ -91,10 +91,8 @@ fn who_cannot_connect_to_one_without_a_link_dials_it_and_asks_relays() {
         network.event(&one, Event::DataFailure { node: other.clone() });
         network.run(100);
     }
-    let of_it = network.trace.iter().filter(|(at, _, change)| *at >= since && *change == Change::Suspect(other.clone()));
-    assert!(of_it.clone().any(|(_, by, _)| *by == one), "it was never in doubt");
     assert!(asked.load(Relaxed) > 0, "no relay was asked");
-    // It answers whoever asks it otherwise.
+    // They reach it.
     network.run(5_000);
     assert_eq!(wrong(&network, &nodes, &nodes, &[], &[]), []);
     let dead = network.trace.iter().filter(|(at, _, change)| *at >= since && matches!(change, Change::Dead(_)));
