@@ -48,17 +48,11 @@ impl Accusers {
 
     /// Whom it accused turned out to be alive; true if it is ignored about everybody from now on.
     pub(crate) fn refuted(&mut self, accuser: &NodeId, accused: &NodeId, now: u64) -> bool {
-        self.answered(accuser, accused, now);
-        let accuser = self.accusers.entry(accuser.clone()).or_default();
-        accuser.all.strike(STRIKES_ALL, now);
-        accuser.all.ignored(now)
-    }
-
-    /// The same where nobody else may have heard of it: that counts for this pair alone.
-    pub(crate) fn answered(&mut self, accuser: &NodeId, accused: &NodeId, now: u64) {
         let accuser = self.accusers.entry(accuser.clone()).or_default();
         accuser.by.retain(|_, strikes| strikes.counts(now));
         accuser.by.entry(accused.clone()).or_default().strike(STRIKES, now);
+        accuser.all.strike(STRIKES_ALL, now);
+        accuser.all.ignored(now)
     }
 
     /// The member is no longer one.

@@ -130,6 +130,26 @@ fn one_that_is_out_of_reach_for_half_a_second_again_and_again_is_not_dead() {
     }
 }
 
+/// A node that was out of reach twice, then of half of the mesh: those that watch it were wrong about it before, and others heard that.
+#[test]
+fn one_that_half_of_the_mesh_lost_after_two_short_gaps_is_not_dead() {
+    let blocks = |at: &str, from: &str| format!("[[event]]\nat = \"{at}\"\ndo = \"block\"\nfrom = {from}\nto = 7\n");
+    let all = "[\"0-6\", \"8-39\"]";
+    let gap = |begin: u64| {
+        let end = begin + 600;
+        blocks(&format!("{begin}ms"), all) + &format!("[[event]]\nat = \"{end}ms\"\ndo = \"heal\"\n")
+    };
+    for seed in 0..3 {
+        let report = report(&format!(
+            "{HEAD}seed = {seed}\nduration = \"38s\"\n{}{}{}",
+            gap(8_000),
+            gap(11_000),
+            blocks("16s", "\"8-27\"")
+        ));
+        assert_eq!(report.false_deaths, 0, "seed {seed}: {report:?}");
+    }
+}
+
 #[test]
 fn one_that_stands_still_for_half_a_second_is_not_dead_and_then_dies() {
     let pauses = (0..3).map(|round| happens(&format!("{}s", 8 + round * 5), "pause", "7\nfor = \"450ms\""));

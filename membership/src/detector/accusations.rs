@@ -87,13 +87,10 @@ impl Detector {
             orders.push(Order::Judge(node.clone(), Verdict::Alive));
         }
         let check = peer.check.take();
-        // Others count this node's errors as it counts theirs: here it reckons when they do not listen any more.
+        // Others count this node's errors as it counts theirs: here it reckons when they do not listen any more. Where they did not
+        // hear the question it counts more than they do, which only makes it careful.
         if check.as_ref().is_some_and(|check| check.announced.is_some()) {
-            match answer {
-                Answer::ToAll => drop(self.accusers.refuted(&self.own, node, now)),
-                // Others may not have heard the question.
-                Answer::ToThis => self.accusers.answered(&self.own, node, now),
-            }
+            self.accusers.refuted(&self.own, node, now);
         }
         let check = check.filter(|check| !check.first_hand);
         for accuser in check.iter().flat_map(|check| check.accusers()) {
