@@ -212,7 +212,8 @@ impl Detector {
     /// Anything that came over a link is a sign of life.
     pub(crate) fn heard(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
-        (peer.heard, peer.hearsay, peer.evidence) = (now, 0, false);
+        (peer.heard, peer.hearsay) = (now, 0);
+        (peer.evidence, peer.refused) = (false, false);
         self.absolve(node, Answer::ToThis, now)
     }
 

@@ -64,7 +64,7 @@ impl Detector {
             peer.failed(now);
         }
         if self.sparse && !peer.linked && peer.verdict != Verdict::Dead {
-            peer.evidence = true;
+            (peer.evidence, peer.refused) = (true, true);
             if now >= peer.calm_until && !peer.is_looked_at() {
                 peer.doubt(now);
                 self.checking.insert(node.clone());

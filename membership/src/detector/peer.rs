@@ -79,6 +79,8 @@ pub(super) struct Peer {
     pub(super) hearsay: u32,
     /// This node itself found it out of reach: its link was lost, or it could not be dialled.
     pub(super) evidence: bool,
+    /// It could not be dialled since its last sign of life.
+    pub(super) refused: bool,
     pub(super) failed: Option<u64>,
     pub(super) last_ping: Option<u64>,
     /// Nonces and times of probes without an answer, the oldest first.
@@ -150,7 +152,7 @@ pub(super) struct Judged {
 
 impl Peer {
     pub(super) fn new(now: u64, verdict: Verdict) -> Peer {
-        let (linked, dialled, met, vouched, hearsay, evidence, failed, last_ping) = Default::default();
+        let (linked, dialled, met, vouched, hearsay, evidence, refused, failed, last_ping) = Default::default();
         let (pings, rtt, check, revived) = (VecDeque::new(), None, None, VecDeque::new());
         let (loss, calm_until, calm) = (0.0, 0, CALM_MS);
         Peer {
@@ -162,6 +164,7 @@ impl Peer {
             vouched,
             hearsay,
             evidence,
+            refused,
             failed,
             last_ping,
             pings,
@@ -227,7 +230,7 @@ impl Peer {
             self.calm_until = now + self.calm;
             self.calm = (self.calm * 2).min(CALM_MOST_MS);
         }
-        self.evidence = false;
+        (self.evidence, self.refused) = (false, false);
     }
 
     /// It was dead and is not: one that does so all the time is given more time.
@@ -392,7 +395,12 @@ impl Peer {
         let is_dead = match (linked, setting.sparse) {
             _ if matches!(heard, Heard::Never) && !setting.alone => in_vain,
             _ if matches!(heard, Heard::Seldom { .. }) && !setting.alone => {
-                in_vain || asked && if linked { dead } else { self.evidence }
+                // A link's end alone is as well a mere reconnection: a dial tells.
+                if asked && !linked && !self.refused && check.looked.is_none() {
+                    check.looked = Some(now);
+                    judged.look = true;
+                }
+                in_vain || asked && if linked { dead } else { self.refused }
             }
             (true, _) => unrefuted && dead,
             (false, false) => unrefuted && silence >= patience,
