@@ -65,7 +65,7 @@ impl Engine {
         self.obey(orders);
         // Reading costs more than sending.
         let now = self.steady;
-        if !self.sender(from).bytes.take_many(bytes.len() as u64, now) {
+        if !self.sender(from).reads(bytes.len(), now) {
             return self.misbehaved(from, "says more than is read");
         }
         match Message::decode(bytes) {

@@ -239,11 +239,15 @@ fn what_one_peer_says_is_read_up_to_a_limit() {
     // Long messages, and then shorter ones for what is left.
     for length in [1_000_000, 100_000, 10_000, 1_000, 100, 10] {
         let noise = Message::Carrier(vec![0; length]);
-        (0..40).for_each(|_| drop(scene.tell(&noise)));
+        (0..100).for_each(|_| drop(scene.tell(&noise)));
     }
     let table = other.table().expect("fits");
-    scene.tell(&Message::Records(vec![table.bytes().to_vec()]));
+    scene.tell(&Message::Records(vec![table.bytes().to_vec(); 2]));
     assert!(scene.rank(&scene.other.node) < (GENERATION, table.sequence()), "it was read");
+    // Whoever says too much has its probes answered: it would take this node for dead.
+    let answered = scene.tell(&Message::Ping(7));
+    let answers = |effect: &Effect| matches!(effect, Effect::Send { bytes, .. } if **bytes == *Message::Ack(7).encode());
+    assert!(answered.iter().any(answers), "{answered:?}");
     scene.pass(5_000);
     scene.tell(&Message::Records(vec![table.bytes().to_vec()]));
     assert_eq!(scene.rank(&scene.other.node), (GENERATION, table.sequence()));
