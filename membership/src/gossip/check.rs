@@ -381,11 +381,15 @@ impl Sight<'_> {
             let (section, size) = (record.section(), value.value.len());
             if held.is_none_or(|held| held.bytes() != record.bytes()) {
                 // Those that follow it would say that it came.
-                if !self.given.check(self.from) || !self.given.origin(node) {
+                if !self.given.check(self.from) {
                     break;
                 }
                 if record.verify(self.trust_domain, &known.record_key).is_err() {
                     return Err("a record whose signature does not hold");
+                }
+                // Counted once it is its author's: anybody may make up what is not.
+                if !self.given.origin(node) {
+                    break;
                 }
                 let contradicts = held.is_some_and(|held| held.payload() != record.payload());
                 self.learned.push(Arc::new(record));

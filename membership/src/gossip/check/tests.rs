@@ -301,6 +301,20 @@ fn signatures_of_one_peer_are_checked_up_to_a_limit_and_others_go_on() {
     assert_eq!(learned(2, 301, "n2", true), 50);
 }
 
+#[test]
+fn what_somebody_makes_up_is_not_counted_to_the_author_in_whose_name_it_stands() {
+    let scene = scene();
+    let mut given = scene.given();
+    let mut tell = |value: Value| {
+        let payload = wire::pack(&wire::write(&scene.delta(1, vec![value])));
+        scene.judge(&payload, 1, &mut given).map(|passed| passed.learned.len())
+    };
+    for sequence in 1..=400 {
+        assert!(tell(scene.value(1, 2, sequence)).is_err(), "a forged one passed");
+    }
+    assert_eq!(tell(scene.value(1, 1, 401)).expect("no blame"), 1);
+}
+
 /// Somebody signs a record under a new generation over and over, and each time brings large values of that run by the carrier.
 #[test]
 fn what_is_kept_of_one_member_is_bounded_over_all_its_runs() {
