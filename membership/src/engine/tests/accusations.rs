@@ -246,7 +246,8 @@ fn what_one_peer_says_is_read_up_to_a_limit() {
     assert!(scene.rank(&scene.other.node) < (GENERATION, table.sequence()), "it was read");
     // Whoever says too much has its probes answered: it would take this node for dead.
     let answered = scene.tell(&Message::Ping(7));
-    let answers = |effect: &Effect| matches!(effect, Effect::Send { bytes, .. } if **bytes == *Message::Ack(7).encode());
+    let answers =
+        |effect: &Effect| matches!(effect, Effect::Send { bytes, .. } if **bytes == *Message::Ack(7).encode());
     assert!(answered.iter().any(answers), "{answered:?}");
     scene.pass(5_000);
     scene.tell(&Message::Records(vec![table.bytes().to_vec()]));
