@@ -220,3 +220,13 @@ fn what_makes_no_sense_among_zones_is_refused() {
         assert!(said.contains(word), "{said}");
     }
 }
+
+#[test]
+fn nodes_stand_still_for_a_moment_and_no_longer() {
+    let text =
+        |lasts: &str| format!("{HEAD}duration = \"9s\"\n{}", happens("8s", "pause", &format!("7\nfor = \"{lasts}\"")));
+    let check = |lasts: &str| toml::from_str::<Scenario>(&text(lasts)).expect("TOML").check();
+    assert!(check("999ms").is_ok());
+    let refused = check("1s").expect_err("refused").to_string();
+    assert!(refused.contains("below 1s"), "{refused}");
+}

@@ -37,8 +37,8 @@ pub enum Command {
     /// Play a scenario with the membership engine of this build and print what came out
     ///
     /// A scenario says how many nodes there are, what the paths between them are like, and what happens when: each `[[event]]` has
-    /// `at`, `do` and `nodes`, where `do` is join, kill, restart, pause (with `for`: how long they stand still), partition, heal
-    /// (of all, without `nodes`), block (of what gets from `from` to `to`), put (something new to say) or lie.
+    /// `at`, `do` and `nodes`, where `do` is join, kill, restart, pause (with `for`: how long they stand still, below 1s), partition,
+    /// heal (of all, without `nodes`), block (of what gets from `from` to `to`), put (something new to say) or lie.
     #[command(after_help = "Example: skein sim run kill -o json")]
     Run {
         /// A file, - for standard input, or one that comes with the program: join-100, kill, loss-20, partition,
@@ -196,6 +196,7 @@ mod tests {
             (event("do = \"block\"\nfrom = 0"), "event 1: to"),
             (event("do = \"heal\"\nnodes = 0"), "does not belong"),
             (event("do = \"pause\"\nnodes = 0"), "event 1: for"),
+            (event("do = \"pause\"\nnodes = 0\nfor = \"1s\""), "below 1s"),
             (event("do = \"kill\"\nnodes = 0\nfor = \"1s\""), "event 1: for"),
             (event("do = \"join\"\nnodes = 0").replace("1s", "10s"), "event 1: at"),
         ] {
