@@ -41,6 +41,8 @@ const RELAYED: usize = 1_024;
 const RELAY_RATE: u64 = 50;
 /// Time between questions about those of whom others do not listen to this node any more: they pass such a one on now and then.
 const VAIN_MS: u64 = 6_000;
+/// How long the first of them waits for others: those that die together are not all found silent at once.
+const GATHER_MS: u64 = 250;
 /// The least that this process must have stood still to call itself slow.
 const SLOW_MS: u64 = 150;
 /// The most that it counts against itself.
@@ -104,6 +106,8 @@ pub(crate) struct Detector {
     looks: Bucket,
     /// When it may ask again about one of whom others do not listen to it.
     vain_due: u64,
+    /// Since when there is such a one to ask about.
+    vain_since: Option<u64>,
     /// Somebody owes an answer: then ticks come sooner.
     waits: bool,
     /// How slow this process lately was, and since when it counts so.
@@ -129,6 +133,7 @@ impl Detector {
             cut_since: None,
             looks: Bucket::new(LOOKS.0, LOOKS.1, 0),
             vain_due: 0,
+            vain_since: None,
             waits: false,
             health: 0,
             health_since: 0,
@@ -318,7 +323,9 @@ impl Detector {
             loss,
         };
         self.waits = false;
-        let (unheard, may_ask) = (self.accusers.ignored_all(&self.own, now), now >= self.vain_due);
+        let unheard = self.accusers.ignored_all(&self.own, now);
+        let may_ask = now >= self.vain_due && self.vain_since.is_some_and(|since| now >= since + GATHER_MS);
+        let (mut waits, mut asked) = (false, false);
         // Whoever is neither linked nor checked only waits, unless everybody ought to be linked.
         let looked_at: Vec<NodeId> = if self.sparse {
             self.linked.union(&self.checking).cloned().collect()
@@ -358,9 +365,9 @@ impl Detector {
             let judged = peer.judge(&setting, heard, now);
             if judged.announce && self.announced.insert(name.clone()) {
                 orders.push(Order::Suspicions(Urgency::Now));
-                // All that are asked about at once go together.
-                self.vain_due = if matches!(heard, Heard::Seldom { .. }) { now + VAIN_MS } else { self.vain_due };
+                asked |= matches!(heard, Heard::Seldom { .. });
             }
+            waits |= judged.waits;
             if judged.look {
                 orders.push(Order::Dial(name.clone()));
             }
@@ -375,6 +382,8 @@ impl Detector {
                 orders.push(Order::Judge(name, verdict));
             }
         }
+        self.vain_since = if waits { self.vain_since.or(Some(now)) } else { None };
+        self.vain_due = if asked { now + VAIN_MS } else { self.vain_due };
         orders
     }
 

@@ -145,6 +145,8 @@ pub(super) enum Heard {
 pub(super) struct Judged {
     /// Tell everyone.
     pub(super) announce: bool,
+    /// There is a reason to tell everyone, and it is too soon.
+    pub(super) waits: bool,
     /// Dial it, to see for oneself.
     pub(super) look: bool,
     pub(super) verdict: Option<Verdict>,
@@ -379,7 +381,9 @@ impl Peer {
             Heard::Seldom { may_ask } => may_ask || check.announced.is_some(),
             Heard::Never => false,
         };
-        let own = may_ask && if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
+        let reason = if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
+        judged.waits = reason && check.first_hand && matches!(heard, Heard::Seldom { .. }) && !may_ask;
+        let own = may_ask && reason;
         if own && check.first_hand && check.announced.is_none() {
             check.announced = Some(now);
             judged.announce = true;
