@@ -44,7 +44,7 @@ const GRACE: Duration = Duration::from_secs(15 * 60);
 const HEARTBEATS: usize = 8;
 /// Pause before a chitchat that failed is started anew.
 const RESTART: Duration = Duration::from_secs(1);
-/// The least that a chitchat lives which has no room for present runs beside former ones, in [`REFRESH`]: what it is not given is
+/// The least that a chitchat lives which has no room for present runs beside all former ones, in [`REFRESH`]: what it is not given is
 /// learned all the same, and said by who signed it.
 const FULL_FOR: u32 = 60;
 /// Members of whom one payload may say that the peer holds something else.
@@ -286,7 +286,9 @@ impl Run {
                 }
                 Some((to, bytes)) = from_chitchat.recv() => self.send(&roster, &mut given, to, &bytes),
                 _ = refresh.tick() => {
-                    given.refresh();
+                    if given.refresh() {
+                        given.meet(&roster);
+                    }
                     age = age.saturating_add(1);
                     if given.is_full() && age >= FULL_FOR {
                         return Ended::Full;
