@@ -242,7 +242,7 @@ fn what_one_peer_says_is_read_up_to_a_limit() {
         (0..100).for_each(|_| drop(scene.tell(&noise)));
     }
     let table = other.table().expect("fits");
-    scene.tell(&Message::Records(vec![table.bytes().to_vec(); 2]));
+    scene.tell(&Message::Records(vec![table.bytes().to_vec(); 10]));
     assert!(scene.rank(&scene.other.node) < (GENERATION, table.sequence()), "it was read");
     // Whoever says too much has its probes answered: it would take this node for dead.
     let answered = scene.tell(&Message::Ping(7));
