@@ -7,6 +7,7 @@
 
 mod accusations;
 mod check;
+mod looks;
 mod peer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,10 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use certs::id::NodeId;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
-pub(crate) use self::accusations::ACCUSED;
+pub(crate) use self::{accusations::ACCUSED, looks::Look};
 use self::{
+    accusations::Answer,
     check::Check,
-    peer::{Peer, Setting},
+    looks::{LOOKS, QUESTION_MS},
+    peer::{Heard, Peer, Setting},
 };
 use crate::{accusers::Accusers, limit::Bucket};
 
@@ -32,17 +35,14 @@ const HEARSAY: u32 = 3;
 const RECONNECT_MS: u64 = 200;
 /// How long a probe for another may take.
 const RELAYED_MS: u64 = 1_600;
-/// Time between public questions about one member that others judge otherwise.
-const QUESTION_MS: u64 = 10_000;
 /// Probes for others in flight.
 const RELAYED: usize = 1_024;
 /// Probes a second that one member may ask for.
 const RELAY_RATE: u64 = 50;
-/// How long a node of a sparse mesh that reaches few of those whom it was linked with takes that for a trouble of its own. Then it may
-/// be cut off, and looks at everybody by a dial: most have no link whose end would tell.
-const CUT_OFF_MS: u64 = 1_000;
-/// Such looks a second, and at once: as many as are dialled at a time.
-const LOOKS: (u64, u64) = (20, 64);
+/// Time between questions about those of whom others do not listen to this node any more: they pass such a one on now and then.
+const VAIN_MS: u64 = 6_000;
+/// How long the first of them waits for others: those that die together are not all found silent at once.
+const GATHER_MS: u64 = 250;
 /// The least that this process must have stood still to call itself slow.
 const SLOW_MS: u64 = 150;
 /// The most that it counts against itself.
@@ -59,21 +59,21 @@ pub(crate) enum Order {
     Ask { relay: NodeId, target: NodeId, nonce: u64 },
     /// Tell one who asked that the other answered.
     Answer { to: NodeId, target: NodeId, nonce: u64 },
-    /// Tell everyone whom this node suspects now: `more` than before, which is urgent, or fewer.
-    Suspicions { more: bool },
+    /// Tell everyone whom this node suspects now.
+    Suspicions(Urgency),
     /// Dial a member: few accuse it, and it has not answered them.
     Dial(NodeId),
     /// The judgement changed.
     Judge(NodeId, Verdict),
 }
 
-/// How to look at a member of which a peer judges otherwise.
+/// How soon others hear whom this node suspects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// In public: it answers with a signature if it lives.
-    Ask,
-    /// By a link.
-    Dial,
+pub(crate) enum Urgency {
+    /// It suspects more than before, or found alive by itself whom others may be about to judge by its word.
+    Now,
+    /// It suspects fewer, and those who heard it know.
+    Later,
 }
 
 /// The judgement of a member.
@@ -104,6 +104,10 @@ pub(crate) struct Detector {
     cut_since: Option<u64>,
     /// At how many it may look because of that.
     looks: Bucket,
+    /// When it may ask again about one of whom others do not listen to it.
+    vain_due: u64,
+    /// Since when there is such a one to ask about.
+    vain_since: Option<u64>,
     /// Somebody owes an answer: then ticks come sooner.
     waits: bool,
     /// How slow this process lately was, and since when it counts so.
@@ -128,6 +132,8 @@ impl Detector {
             sparse: false,
             cut_since: None,
             looks: Bucket::new(LOOKS.0, LOOKS.1, 0),
+            vain_due: 0,
+            vain_since: None,
             waits: false,
             health: 0,
             health_since: 0,
@@ -149,25 +155,32 @@ impl Detector {
         }
     }
 
-    /// A member is known, or runs anew: until somebody reaches it, it is only suspected.
-    pub(crate) fn learned(&mut self, node: &NodeId, now: u64) {
+    /// A member is known, or runs anew: until somebody reaches it, it is only suspected, and what was said of its earlier run is not
+    /// said of this one.
+    pub(crate) fn learned(&mut self, node: &NodeId, now: u64) -> Option<Order> {
         if *node == self.own || self.linked.contains(node) {
-            return;
+            return None;
         }
         let mut peer = Peer::new(now, Verdict::Suspect);
         peer.check = Some(Box::new(Check::own(now)));
         self.checking.insert(node.clone());
         self.peers.insert(node.clone(), peer);
+        self.says_no_more(node)
     }
 
     /// A member left, or no longer counts: nothing is said of it any more.
-    pub(crate) fn forget(&mut self, node: &NodeId) -> Vec<Order> {
+    pub(crate) fn forget(&mut self, node: &NodeId) -> Option<Order> {
         self.peers.remove(node);
         self.checking.remove(node);
         self.askers.remove(node);
         self.accusers.forget(node);
+        self.says_no_more(node)
+    }
+
+    /// Takes back what this node says of a member in public.
+    fn says_no_more(&mut self, node: &NodeId) -> Option<Order> {
         let said = [self.announced.remove(node), self.questions.remove(node).is_some()];
-        said.contains(&true).then_some(Order::Suspicions { more: false }).into_iter().collect()
+        said.contains(&true).then_some(Order::Suspicions(Urgency::Later))
     }
 
     /// A link stands; `dialled` by this node, which then is the one to watch it in a sparse mesh.
@@ -204,8 +217,9 @@ impl Detector {
     /// Anything that came over a link is a sign of life.
     pub(crate) fn heard(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
-        (peer.heard, peer.hearsay, peer.evidence) = (now, 0, false);
-        self.absolve(node, now)
+        (peer.heard, peer.hearsay) = (now, 0);
+        (peer.evidence, peer.refused) = (false, false);
+        self.absolve(node, Answer::ToThis, now)
     }
 
     /// It signed something newer than what was known before; `told` if a peer just said so, and not the carrier, which
@@ -217,7 +231,7 @@ impl Detector {
         }
         (peer.vouched, peer.hearsay) = (now, 0);
         peer.refuted(now);
-        self.absolve(node, now)
+        self.absolve(node, Answer::ToAll, now)
     }
 
     /// A linked member sees it alive. Where most have no link that is enough for one of which nothing else is known.
@@ -228,26 +242,7 @@ impl Detector {
             return Vec::new();
         }
         peer.vouched = now;
-        self.absolve(node, now)
-    }
-
-    /// A linked member judges otherwise of one that is not linked here. Its word makes this node look and nothing else: of one that
-    /// it calls alive the dead are asked in public, which harms nobody; one that it calls dead is dialled.
-    pub(crate) fn differs(&mut self, node: &NodeId, alive: bool, now: u64) -> Option<Look> {
-        let peer = self.peers.get_mut(node).filter(|peer| !peer.linked)?;
-        let look = match peer.verdict {
-            Verdict::Dead if alive => Look::Ask,
-            Verdict::Alive if !alive && peer.check.is_none() => Look::Dial,
-            Verdict::Dead | Verdict::Alive | Verdict::Suspect => return None,
-        };
-        if now < peer.questioned + QUESTION_MS {
-            return None;
-        }
-        peer.questioned = now;
-        if look == Look::Ask {
-            self.questions.insert(node.clone(), now);
-        }
-        Some(look)
+        self.absolve(node, Answer::ToAll, now)
     }
 
     /// An answer to a ping: a round trip, or news for one who asked.
@@ -282,30 +277,7 @@ impl Detector {
         }
         peer.hearsay += 1;
         peer.vouched = now;
-        self.absolve(target, now)
-    }
-
-    /// A data connection failed: a reason to look at once.
-    pub(crate) fn failed(&mut self, node: &NodeId, now: u64) {
-        if let Some(peer) = self.peers.get_mut(node) {
-            peer.failed(now);
-        }
-    }
-
-    /// A dial failed. Of a member that was never met in this run that is as telling as a failed data connection: one started
-    /// alone does not wait for those that it knows from disk only. In a sparse mesh it is what a lost link is.
-    pub(crate) fn refused(&mut self, node: &NodeId, now: u64) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        if !peer.met {
-            peer.failed(now);
-        }
-        if self.sparse && !peer.linked && peer.verdict != Verdict::Dead {
-            peer.evidence = true;
-            if now >= peer.calm_until && !peer.is_looked_at() {
-                peer.doubt(now);
-                self.checking.insert(node.clone());
-            }
-        }
+        self.absolve(target, Answer::ToThis, now)
     }
 
     /// Whether anybody is being checked, or owes an answer: then time counts.
@@ -332,7 +304,7 @@ impl Detector {
         let asked = self.questions.len();
         self.questions.retain(|_, since| now.saturating_sub(*since) < RELAYED_MS);
         if self.questions.len() < asked {
-            orders.push(Order::Suspicions { more: false });
+            orders.push(Order::Suspicions(Urgency::Later));
         }
         let neighbours = if self.sparse { BTreeSet::new() } else { self.neighbours() };
         // Only checks ask.
@@ -351,6 +323,9 @@ impl Detector {
             loss,
         };
         self.waits = false;
+        let unheard = self.accusers.ignored_all(&self.own, now);
+        let may_ask = now >= self.vain_due && self.vain_since.is_some_and(|since| now >= since + GATHER_MS);
+        let (mut waits, mut asked) = (false, false);
         // Whoever is neither linked nor checked only waits, unless everybody ought to be linked.
         let looked_at: Vec<NodeId> = if self.sparse {
             self.linked.union(&self.checking).cloned().collect()
@@ -379,12 +354,20 @@ impl Detector {
                     orders.push(Order::Ask { relay, target: name.clone(), nonce });
                 }
             }
-            // Nobody passes on what a node says that was wrong too often, so that no answer comes of it.
-            let unheard = self.sparse && self.accusers.ignored(&self.own, &name, now);
-            let judged = peer.judge(&setting, unheard, now);
+            // Nobody passes on what a node says that was wrong too often, so that no answer comes of it; of one about whom it was wrong
+            // it is passed on now and then.
+            let heard = match (unheard, self.accusers.ignored(&self.own, &name, now)) {
+                _ if !self.sparse => Heard::Always,
+                (true, _) => Heard::Never,
+                (false, true) => Heard::Seldom { may_ask },
+                (false, false) => Heard::Always,
+            };
+            let judged = peer.judge(&setting, heard, now);
             if judged.announce && self.announced.insert(name.clone()) {
-                orders.push(Order::Suspicions { more: true });
+                orders.push(Order::Suspicions(Urgency::Now));
+                asked |= matches!(heard, Heard::Seldom { .. });
             }
+            waits |= judged.waits;
             if judged.look {
                 orders.push(Order::Dial(name.clone()));
             }
@@ -399,6 +382,8 @@ impl Detector {
                 orders.push(Order::Judge(name, verdict));
             }
         }
+        self.vain_since = if waits { self.vain_since.or(Some(now)) } else { None };
+        self.vain_due = if asked { now + VAIN_MS } else { self.vain_due };
         orders
     }
 
@@ -412,31 +397,6 @@ impl Detector {
         let after = self.linked.iter().filter(|node| **node > self.own);
         let before = self.linked.iter().filter(|node| **node < self.own);
         after.chain(before).take(NEIGHBOURS).cloned().collect()
-    }
-
-    /// Whether this node of a sparse mesh has reached few for a while.
-    fn is_cut_off(&mut self, all: usize, silent: usize, now: u64) -> bool {
-        if !self.sparse || silent * 3 <= all * 2 {
-            self.cut_since = None;
-            return false;
-        }
-        now.saturating_sub(*self.cut_since.get_or_insert(now)) >= CUT_OFF_MS
-    }
-
-    /// Dials of members without a link, of whom nothing would tell that they are out of reach, too: a dial that fails does.
-    fn unlinked_looks(&mut self, now: u64) -> Vec<Order> {
-        let unlinked = self.peers.iter_mut().filter(|(_, peer)| {
-            let asked = peer.questioned != 0 && now < peer.questioned + QUESTION_MS;
-            peer.verdict != Verdict::Dead && !peer.linked && !peer.is_doubted() && now >= peer.calm_until && !asked
-        });
-        let looks = unlinked.map_while(|(node, peer)| {
-            let looks = self.looks.take(now);
-            looks.then(|| {
-                peer.questioned = now;
-                Order::Dial(node.clone())
-            })
-        });
-        looks.collect()
     }
 
     /// How many are known by own experience, and how many of them are silent.

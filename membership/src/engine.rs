@@ -5,6 +5,7 @@
 mod accusations;
 mod event;
 mod fold;
+mod outgoing;
 mod own;
 mod receive;
 mod sender;
@@ -23,7 +24,7 @@ pub use event::{Change, Config, Effect, Event, Lane, LinkId, Loss, Notice, Own};
 use crate::{
     author::Author,
     body::{Body, Identity, Status},
-    detector::{Detector, Order, Verdict},
+    detector::{Detector, Order, Urgency, Verdict},
     dial::Dialer,
     fetch::{Fetch, NODES_PER_PULL},
     ledger::{Ledger, Now, table_interval},
@@ -53,7 +54,7 @@ const RTT_MS: u64 = 1_000;
 const COMPARE_MS: u64 = 10_000;
 /// How often all records of one member are asked for because a peer holds others under the same number.
 const DIFFERED_MS: u64 = 5_000;
-/// How soon others hear that this node suspects somebody no more.
+/// How soon others hear that this node suspects somebody no more who told all that it lives.
 const RETRACT_MS: u64 = 1_000;
 /// How long a link is kept that nobody here needs.
 const HOLD_MS: u64 = 10_000;
@@ -62,7 +63,7 @@ const PARTING_MS: u64 = 500;
 /// Peers that are asked what this node lacks.
 const SUMMARIES: usize = 3;
 /// New records a second that are taken of one member, and at once.
-const ORIGIN_RECORDS: (u64, u64) = (50, 300);
+pub(crate) const ORIGIN_RECORDS: (u64, u64) = (50, 300);
 
 /// See the module.
 pub struct Engine {
@@ -203,7 +204,10 @@ impl Engine {
                 }
             }
             Event::Message { from, link, bytes } => self.receive(&from, link, &bytes),
-            Event::DataFailure { node } => self.detector.failed(&node, self.steady),
+            Event::DataFailure { node } => {
+                let orders = self.detector.failed(&node, self.steady);
+                self.obey(orders);
+            }
             Event::Tick => self.tick(),
             Event::Publish(body) => self.publish(&body),
             Event::Authority(authority) => self.judge_by(authority),
@@ -322,7 +326,8 @@ impl Engine {
             self.compare();
         }
         if self.steady >= self.table_due {
-            let pause = table_interval(self.view.members().len());
+            // As its readers reckon: the View shows those that were evicted, too.
+            let pause = table_interval(self.ledger.authority().grants.len());
             self.table_due = self.steady + pause - self.random.random_range(0..=pause / 10);
             self.own_table();
             if self.ledger.expired(self.wall) {
@@ -426,7 +431,7 @@ impl Engine {
         self.feed_soon();
     }
 
-    fn obey(&mut self, orders: Vec<Order>) {
+    fn obey(&mut self, orders: impl IntoIterator<Item = Order>) {
         for order in orders {
             match order {
                 Order::Ping { to, nonce } => self.send(&to, Lane::Liveness, &Message::Ping(nonce)),
@@ -436,8 +441,8 @@ impl Engine {
                 Order::Answer { to, target, nonce } => {
                     self.send(&to, Lane::Liveness, &Message::Probed { nonce, target, reached: true });
                 }
-                Order::Suspicions { more } => {
-                    let due = self.steady + if more { 0 } else { RETRACT_MS };
+                Order::Suspicions(urgency) => {
+                    let due = self.steady + if urgency == Urgency::Now { 0 } else { RETRACT_MS };
                     self.suspicions_due = Some(self.suspicions_due.map_or(due, |earlier| earlier.min(due)));
                 }
                 Order::Dial(node) => {
@@ -448,31 +453,6 @@ impl Engine {
                     self.dialer.judged(&node, verdict == Verdict::Dead, self.steady);
                     self.refresh(&node);
                 }
-            }
-        }
-    }
-
-    fn send(&mut self, to: &NodeId, lane: Lane, message: &Message) {
-        if let Some(link) = self.links.to(to) {
-            self.send_over(to, link, lane, message);
-        }
-    }
-
-    fn send_bytes(&mut self, to: &NodeId, lane: Lane, bytes: Arc<[u8]>) {
-        if let Some(link) = self.links.to(to) {
-            self.out.push(Effect::Send { to: to.clone(), link, lane, bytes });
-        }
-    }
-
-    fn send_over(&mut self, to: &NodeId, link: LinkId, lane: Lane, message: &Message) {
-        self.out.push(Effect::Send { to: to.clone(), link, lane, bytes: message.encode().into() });
-    }
-
-    fn broadcast(&mut self, lane: Lane, message: &Message) {
-        let bytes: Arc<[u8]> = message.encode().into();
-        for to in self.links.linked() {
-            if let Some(link) = self.links.to(to) {
-                self.out.push(Effect::Send { to: to.clone(), link, lane, bytes: bytes.clone() });
             }
         }
     }

@@ -44,6 +44,9 @@ const GRACE: Duration = Duration::from_secs(15 * 60);
 const HEARTBEATS: usize = 8;
 /// Pause before a chitchat that failed is started anew.
 const RESTART: Duration = Duration::from_secs(1);
+/// The least that a chitchat lives which has no room for present runs beside all former ones, in [`REFRESH`]: what it is not given is
+/// learned all the same, and said by who signed it.
+const FULL_FOR: u32 = 60;
 /// Members of whom one payload may say that the peer holds something else.
 pub(crate) const DIFFERING: usize = 4;
 /// How soon after news a round of its own begins: what it brought is chitchat's own by then.
@@ -207,7 +210,7 @@ struct Run {
 enum Ended {
     /// The handle was dropped.
     Closed,
-    /// It knows as many runs of members as it can, most of them former ones.
+    /// It has known as many former runs of members as it can for a while.
     Full,
     /// This node goes on under another generation.
     Rerun,
@@ -250,7 +253,7 @@ impl Run {
         say(&handle.0, &roster).await;
         let (mut news, mut each) = (false, tokio::time::interval(NEWS_EACH));
         each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut refresh = tokio::time::interval(REFRESH);
+        let (mut refresh, mut age) = (tokio::time::interval(REFRESH), 0_u32);
         let ended = handle.0.termination_watcher();
         tokio::pin!(ended);
         loop {
@@ -267,9 +270,7 @@ impl Run {
                             return Ended::Rerun;
                         }
                         roster = Roster::new(feed);
-                        if !given.meet(&roster) {
-                            return Ended::Full;
-                        }
+                        given.meet(&roster);
                     }
                     news |= say(&handle.0, &roster).await;
                 }
@@ -284,7 +285,15 @@ impl Run {
                     (0..NEWS_PEERS).for_each(|_| drop(handle.0.gossip(check::ANY)));
                 }
                 Some((to, bytes)) = from_chitchat.recv() => self.send(&roster, &mut given, to, &bytes),
-                _ = refresh.tick() => given.refresh(),
+                _ = refresh.tick() => {
+                    if given.refresh() {
+                        given.meet(&roster);
+                    }
+                    age = age.saturating_add(1);
+                    if given.is_full() && age >= FULL_FOR {
+                        return Ended::Full;
+                    }
+                }
             }
         }
     }
@@ -353,16 +362,17 @@ async fn remind(handle: &ChitchatHandle, roster: &Roster, given: &mut Given) {
         .with_chitchat(|chitchat| {
             for (id, known) in roster.others() {
                 let current = known.records.values().filter(|record| record.generation() == id.generation);
-                let current = current.filter(|record| given.section(&id, record.section()));
                 // Two under one number are a lie that the ledger finds; chitchat would panic of it.
                 let current: BTreeMap<u64, _> = current.map(|record| (record.sequence(), record)).collect();
-                let Some(highest) = current.last_key_value().map(|(version, _)| *version) else { continue };
                 let values = current.into_iter().map(|(version, record)| {
                     let value = VersionedValue { value: check::value(record), version, status: DeletionStatus::Set };
-                    (check::key(record.section()), value)
+                    (record.section(), value)
                 });
+                let taken = values.filter(|(section, value)| given.takes(&id, *section, value.value.len()));
+                let values: Vec<_> = taken.map(|(section, value)| (check::key(section), value)).collect();
+                let Some(highest) = values.last().map(|(_, value)| value.version) else { continue };
                 let id = ChitchatId::new(id.name, id.generation, id.address);
-                chitchat.reset_node_state_if_update(&id, values, highest, 0);
+                chitchat.reset_node_state_if_update(&id, values.into_iter(), highest, 0);
             }
         })
         .await;

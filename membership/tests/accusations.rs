@@ -239,4 +239,27 @@ fn one_that_stands_still_again_and_again_is_left_more_time() {
     }
     assert!(deaths[0] > 0, "{deaths:?}");
     assert_eq!(deaths[5..], [0; 7], "{deaths:?}");
+    scene.network.kill(&victim);
+    scene.network.run(20_000);
+    assert_eq!(alive(&scene), [], "it was left more time, and is dead");
+}
+
+fn alive(scene: &Scene) -> Vec<usize> {
+    scene.honest().into_iter().filter(|at| scene.state(*at, VICTIM) != Some(MemberState::Dead)).collect()
+}
+
+/// Whoever watches it was wrong about it three times.
+#[test]
+fn one_that_stood_still_three_times_and_dies_is_seen_dead() {
+    for (seed, milliseconds) in [(7, 450), (8, 600), (9, 750)] {
+        let mut scene = Scene::new(seed);
+        let victim = scene.node(VICTIM);
+        for _ in 0..3 {
+            scene.network.pause(&victim, milliseconds);
+            scene.network.run(8_000);
+        }
+        scene.network.kill(&victim);
+        scene.network.run(15_000);
+        assert_eq!(alive(&scene), [], "seed {seed}, {milliseconds} ms");
+    }
 }

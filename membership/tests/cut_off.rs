@@ -2,8 +2,18 @@
 
 mod support;
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
 use certs::id::NodeId;
-use membership::{engine::Change, sim::network::Network, view::MemberState};
+use membership::{
+    engine::{Change, Event},
+    message::Message,
+    sim::network::Network,
+    view::MemberState,
+};
 use support::crowd::crowd;
 
 const NODES: usize = 40;
@@ -58,4 +68,33 @@ fn one_that_most_do_not_hear_takes_nobody_for_dead() {
             later.map(|(_, _, change)| change).filter(|change| matches!(change, Change::Dead(_))).collect();
         assert!(dead.is_empty(), "seed {seed}: {dead:?}");
     }
+}
+
+/// A path breaks between two without a link: no link's end tells, and nobody else sees it. A data connection that fails does.
+#[test]
+fn who_cannot_connect_to_one_without_a_link_dials_it_and_asks_relays() {
+    let (mut network, citizens) = crowd(NODES, NODES, 1);
+    let nodes: Vec<NodeId> = citizens.into_iter().map(|citizen| citizen.node).collect();
+    let one = nodes[0].clone();
+    let other = nodes.iter().skip(1).find(|other| network.link(&one, other).is_none()).expect("a sparse mesh").clone();
+    network.part(std::slice::from_ref(&one), std::slice::from_ref(&other));
+    let (asked, since) = (Arc::new(AtomicUsize::new(0)), network.now);
+    let (count, asks, about) = (asked.clone(), one.clone(), other.clone());
+    network.tap = Some(Box::new(move |from, _, _, bytes| {
+        if let Ok(Some(Message::Probe { target, .. })) = Message::decode(&bytes) {
+            count.fetch_add(usize::from(*from == asks && target == about), Relaxed);
+        }
+        Some(bytes)
+    }));
+    // Connections are tried again and again.
+    for _ in 0..50 {
+        network.event(&one, Event::DataFailure { node: other.clone() });
+        network.run(100);
+    }
+    assert!(asked.load(Relaxed) > 0, "no relay was asked");
+    // They reach it.
+    network.run(5_000);
+    assert_eq!(wrong(&network, &nodes, &nodes, &[], &[]), []);
+    let dead = network.trace.iter().filter(|(at, _, change)| *at >= since && matches!(change, Change::Dead(_)));
+    assert_eq!(dead.count(), 0);
 }

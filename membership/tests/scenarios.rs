@@ -119,6 +119,40 @@ fn a_path_blocked_to_ever_more_kills_nobody() {
 }
 
 #[test]
+fn one_that_is_out_of_reach_for_half_a_second_again_and_again_is_not_dead() {
+    for seed in 0..4 {
+        let events = (0..4).map(|round| {
+            let at = |milliseconds: u64| format!("{}ms", 10_000 + round * 4_000 + milliseconds);
+            happens(&at(0), "partition", "7") + &format!("[[event]]\nat = \"{}\"\ndo = \"heal\"\n", at(500))
+        });
+        let report = report(&format!("{HEAD}seed = {seed}\nduration = \"30s\"\n{}", events.collect::<String>()));
+        assert_eq!(report.false_deaths, 0, "seed {seed}: {report:?}");
+    }
+}
+
+/// A node that was out of reach twice, then of half of the mesh: those that watch it were wrong about it before, and others heard that.
+#[test]
+fn one_that_half_of_the_mesh_lost_after_two_short_gaps_is_not_dead() {
+    let blocks = |at: &str, from: &str| format!("[[event]]\nat = \"{at}\"\ndo = \"block\"\nfrom = {from}\nto = 7\n");
+    let all = "[\"0-6\", \"8-39\"]";
+    let gap = |begin: u64| {
+        let end = begin + 600;
+        blocks(&format!("{begin}ms"), all) + &format!("[[event]]\nat = \"{end}ms\"\ndo = \"heal\"\n")
+    };
+    let events = [gap(8_000), gap(11_000), blocks("16s", "\"8-27\"")].concat();
+    let report = report(&format!("{HEAD}seed = 0\nduration = \"38s\"\n{events}"));
+    assert_eq!(report.false_deaths, 0, "{report:?}");
+}
+
+#[test]
+fn one_that_stands_still_for_half_a_second_is_not_dead_and_then_dies() {
+    let pauses = (0..3).map(|round| happens(&format!("{}s", 8 + round * 5), "pause", "7\nfor = \"450ms\""));
+    let events = pauses.collect::<String>() + &happens("25s", "kill", "7");
+    let report = report(&format!("{HEAD}duration = \"45s\"\n{events}"));
+    assert_eq!((report.false_deaths, report.undetected), (0, 0), "{report:?}");
+}
+
+#[test]
 fn a_third_that_lies_kills_nobody_hides_no_death_and_keeps_no_news_back() {
     let report = report(&format!(
         "{HEAD}duration = \"20s\"\n[[event]]\nat = \"5s\"\ndo = \"lie\"\nnodes = \"28-39\"\n\
@@ -179,4 +213,14 @@ fn what_makes_no_sense_among_zones_is_refused() {
         let said = play(&scenario, None).expect_err("refused").to_string();
         assert!(said.contains(word), "{said}");
     }
+}
+
+#[test]
+fn nodes_stand_still_for_a_moment_and_no_longer() {
+    let text =
+        |lasts: &str| format!("{HEAD}duration = \"9s\"\n{}", happens("8s", "pause", &format!("7\nfor = \"{lasts}\"")));
+    let check = |lasts: &str| toml::from_str::<Scenario>(&text(lasts)).expect("TOML").check();
+    assert!(check("999ms").is_ok());
+    let refused = check("1s").expect_err("refused").to_string();
+    assert!(refused.contains("below 1s"), "{refused}");
 }

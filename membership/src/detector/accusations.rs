@@ -5,10 +5,19 @@ use std::collections::BTreeSet;
 
 use certs::id::NodeId;
 
-use super::{Check, Detector, Order, Verdict};
+use super::{Check, Detector, Order, Urgency, Verdict};
 
 /// Members that one accuser may keep under check here: far more than a node watches.
 pub(crate) const ACCUSED: usize = 64;
+
+/// Who knows that a member lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// This node alone: over a link, or a relay's.
+    ToThis,
+    /// It signed something for all.
+    ToAll,
+}
 
 impl Detector {
     /// A member says anew whom it finds silent: all of them, and of these who has signed nothing since. Gives those whose check
@@ -60,13 +69,15 @@ impl Detector {
     }
 
     /// A member showed that it lives: its check ends, and all who accused it without any reason that this node sees were wrong.
-    pub(super) fn absolve(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
+    pub(super) fn absolve(&mut self, node: &NodeId, answer: Answer, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
         peer.failed = None;
         self.checking.remove(node);
         let mut orders = Vec::new();
         if self.announced.remove(node) {
-            orders.push(Order::Suspicions { more: false });
+            // Others would judge by what it said although this node knows better.
+            let urgency = if answer == Answer::ToThis { Urgency::Now } else { Urgency::Later };
+            orders.push(Order::Suspicions(urgency));
         }
         let before = std::mem::replace(&mut peer.verdict, Verdict::Alive);
         if before == Verdict::Dead {
@@ -76,7 +87,8 @@ impl Detector {
             orders.push(Order::Judge(node.clone(), Verdict::Alive));
         }
         let check = peer.check.take();
-        // Others count this node's errors as it counts theirs: here it reckons when they do not listen any more.
+        // Others count this node's errors as it counts theirs: here it reckons when they do not listen any more. Where they did not
+        // hear the question it counts more than they do, which only makes it careful.
         if check.as_ref().is_some_and(|check| check.announced.is_some()) {
             self.accusers.refuted(&self.own, node, now);
         }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use rand::{Rng, rngs::StdRng};
 
-use super::{Check, RECONNECT_MS, Verdict};
+use super::{Check, QUESTION_MS, RECONNECT_MS, Verdict};
 
 /// Time between probes of a watched member: 250 ms, which ticks every 50 ms shall not round up.
 const PROBE_MS: u64 = 230;
@@ -79,6 +79,8 @@ pub(super) struct Peer {
     pub(super) hearsay: u32,
     /// This node itself found it out of reach: its link was lost, or it could not be dialled.
     pub(super) evidence: bool,
+    /// It could not be dialled since its last sign of life.
+    pub(super) refused: bool,
     pub(super) failed: Option<u64>,
     pub(super) last_ping: Option<u64>,
     /// Nonces and times of probes without an answer, the oldest first.
@@ -94,7 +96,7 @@ pub(super) struct Peer {
     /// Until then it is not accused for want of a link.
     pub(super) calm_until: u64,
     calm: u64,
-    /// When it was last asked in public because others judge otherwise.
+    /// When this node last looked at it because others judge otherwise, or because a data connection failed; 0 is never.
     pub(super) questioned: u64,
     /// When it came back from the dead, [`FLAPS`] times at most.
     revived: VecDeque<u64>,
@@ -126,10 +128,25 @@ impl Setting {
     }
 }
 
+/// Whether what this node says in public of a member is passed on, so that it may answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Heard {
+    Always,
+    /// It was wrong about this one too often: now and then.
+    Seldom {
+        /// It has not asked so lately.
+        may_ask: bool,
+    },
+    /// It was wrong about too many.
+    Never,
+}
+
 #[derive(Default)]
 pub(super) struct Judged {
     /// Tell everyone.
     pub(super) announce: bool,
+    /// There is a reason to tell everyone, and it is too soon.
+    pub(super) waits: bool,
     /// Dial it, to see for oneself.
     pub(super) look: bool,
     pub(super) verdict: Option<Verdict>,
@@ -137,7 +154,7 @@ pub(super) struct Judged {
 
 impl Peer {
     pub(super) fn new(now: u64, verdict: Verdict) -> Peer {
-        let (linked, dialled, met, vouched, hearsay, evidence, failed, last_ping) = Default::default();
+        let (linked, dialled, met, vouched, hearsay, evidence, refused, failed, last_ping) = Default::default();
         let (pings, rtt, check, revived) = (VecDeque::new(), None, None, VecDeque::new());
         let (loss, calm_until, calm) = (0.0, 0, CALM_MS);
         Peer {
@@ -149,6 +166,7 @@ impl Peer {
             vouched,
             hearsay,
             evidence,
+            refused,
             failed,
             last_ping,
             pings,
@@ -199,6 +217,11 @@ impl Peer {
         }
     }
 
+    /// Whether this node looked at it lately.
+    pub(super) fn was_questioned(&self, now: u64) -> bool {
+        self.questioned != 0 && now < self.questioned + QUESTION_MS
+    }
+
     /// It answered an accusation; who has no link leaves it in peace for longer each time.
     pub(super) fn refuted(&mut self, now: u64) {
         let asked = self.check.as_ref().is_some_and(|check| check.announced.is_some());
@@ -209,7 +232,7 @@ impl Peer {
             self.calm_until = now + self.calm;
             self.calm = (self.calm * 2).min(CALM_MOST_MS);
         }
-        self.evidence = false;
+        (self.evidence, self.refused) = (false, false);
     }
 
     /// It was dead and is not: one that does so all the time is given more time.
@@ -335,8 +358,8 @@ impl Peer {
         if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { DEAD_UNLINKED_MS }
     }
 
-    /// With `unheard` nobody passes on what this node says of the member: that it does not answer tells nothing.
-    pub(super) fn judge(&mut self, setting: &Setting, unheard: bool, now: u64) -> Judged {
+    /// Where this node is not heard, that the member does not answer tells nothing; where it seldom is, not at once.
+    pub(super) fn judge(&mut self, setting: &Setting, heard: Heard, now: u64) -> Judged {
         let mut judged = Judged::default();
         if self.check.is_none() {
             return judged;
@@ -347,12 +370,20 @@ impl Peer {
         let (suspect, dead) = (self.unexplained(late, SUSPECT_LN, now), self.unexplained(late, DEAD_LN, now));
         let refute = setting.patient(setting.widened(self.damped(REFUTE_MS, now)));
         let refute = if setting.doubts_itself { DEAD_SELF_DOUBT_MS.max(refute) } else { refute };
+        let look = setting.patient(setting.widened(self.damped(LOOK_MS, now)));
         let unmet = !self.met && self.vouched == 0 && !self.evidence;
         let Some(check) = &mut self.check else { return judged };
         let checked = now.saturating_sub(check.since);
         // Of whom nobody speaks as alive is asked itself.
         let strange = setting.sparse && unmet && !setting.alone && checked >= STRANGE_MS;
-        let own = !unheard && if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
+        let may_ask = match heard {
+            Heard::Always => true,
+            Heard::Seldom { may_ask } => may_ask || check.announced.is_some(),
+            Heard::Never => false,
+        };
+        let reason = if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
+        judged.waits = reason && check.first_hand && matches!(heard, Heard::Seldom { .. }) && !may_ask;
+        let own = may_ask && reason;
         if own && check.first_hand && check.announced.is_none() {
             check.announced = Some(now);
             judged.announce = true;
@@ -362,8 +393,19 @@ impl Peer {
             judged.verdict = Some(Verdict::Suspect);
         }
         let unrefuted = check.told().is_some_and(|told| now.saturating_sub(told) >= refute);
+        // Relays were asked all the while, and the question may have been passed on.
+        let asked = check.announced.is_some_and(|asked| now.saturating_sub(asked) >= look);
+        let in_vain = unrefuted && check.others() >= ACCUSERS || silence >= UNHEARD_MS;
         let is_dead = match (linked, setting.sparse) {
-            _ if unheard && !setting.alone => unrefuted && check.others() >= ACCUSERS || silence >= UNHEARD_MS,
+            _ if matches!(heard, Heard::Never) && !setting.alone => in_vain,
+            _ if matches!(heard, Heard::Seldom { .. }) && !setting.alone => {
+                // A link's end alone is as well a mere reconnection: a dial tells.
+                if asked && !linked && !self.refused && check.looked.is_none() {
+                    check.looked = Some(now);
+                    judged.look = true;
+                }
+                in_vain || asked && if linked { dead } else { self.refused }
+            }
             (true, _) => unrefuted && dead,
             (false, false) => unrefuted && silence >= patience,
             (false, true) if setting.alone => silence >= patience,

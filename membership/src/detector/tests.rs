@@ -5,6 +5,8 @@ use rand::SeedableRng;
 
 use super::*;
 
+mod seldom;
+
 fn name(number: usize) -> NodeId {
     NodeId::new(&format!("n{number}")).expect("valid")
 }
@@ -67,7 +69,7 @@ proptest! {
         for number in 1..6 {
             detector.linked(&name(number), true, 1);
         }
-        (6..40).for_each(|number| detector.learned(&name(number), 1));
+        (6..40).for_each(|number| drop(detector.learned(&name(number), 1)));
         let mut orders = Vec::new();
         for now in (0..20_000).step_by(25) {
             for (_, liar, lie) in lies.iter().filter(|(at, _, _)| (now..now + 25).contains(at)) {
@@ -81,7 +83,7 @@ proptest! {
                     Lie::TakeBack => drop(accuse(&mut detector, &liar, &[], now)),
                     Lie::Deny => drop(detector.answered(&liar, &member, false, now)),
                     Lie::CallDead => drop(detector.differs(&member, false, now)),
-                    Lie::Fail => detector.failed(&member, now),
+                    Lie::Fail => drop(detector.failed(&member, now)),
                     Lie::Refuse => detector.refused(&member, now),
                 }
             }
@@ -374,7 +376,7 @@ fn who_has_a_reason_of_its_own_says_so_whoever_was_first() {
             answer(&mut detector, &orders, &victim, now);
         }
         orders = detector.tick(now);
-        if orders.contains(&Order::Suspicions { more: true }) {
+        if orders.contains(&Order::Suspicions(Urgency::Now)) {
             said = said.or(Some(detector.suspicions()));
         }
     }
@@ -425,9 +427,34 @@ fn of_whom_nothing_is_known_any_more_nothing_is_said() {
         (3..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
         orders = detector.tick(now);
         if detector.suspicions().contains(&victim) {
-            assert_eq!(detector.forget(&victim), [Order::Suspicions { more: false }]);
+            assert_eq!(detector.forget(&victim), Some(Order::Suspicions(Urgency::Later)));
             break;
         }
     }
-    assert!(detector.suspicions().is_empty() && detector.forget(&victim).is_empty());
+    assert!(detector.suspicions().is_empty() && detector.forget(&victim).is_none());
+}
+
+#[test]
+fn one_that_was_accused_and_runs_anew_is_asked_anew() {
+    let victim = name(1);
+    let mut detector = sparse(8);
+    detector.refused(&victim, 1_000);
+    assert!(!runs(&mut detector, &victim, 1_000, 1_300));
+    assert!(detector.suspicions().contains(&victim));
+    // The carrier brings that it runs anew.
+    assert_eq!(detector.learned(&victim, 1_300), Some(Order::Suspicions(Urgency::Later)));
+    assert!(detector.suspicions().is_empty());
+    let (mut orders, mut asked) = (Vec::new(), None);
+    for now in (1_300..4_000).step_by(25) {
+        (2..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
+        orders = detector.tick(now);
+        if orders.contains(&Order::Suspicions(Urgency::Now)) {
+            asked = asked.or(Some(now));
+        }
+        if judged_dead(&orders, &victim) {
+            assert!(asked.is_some_and(|asked| now >= asked + 400), "asked at {asked:?}, dead at {now}");
+            return;
+        }
+    }
+    panic!("it was never judged");
 }

@@ -71,6 +71,8 @@ pub(super) struct Accusations {
     awaited: BTreeMap<NodeId, BTreeMap<NodeId, Rank>>,
     /// Who accuses faster than it is judged.
     late: BTreeSet<NodeId>,
+    /// Since when each member is seen as it is now, whatever became of the clock.
+    judged: BTreeMap<NodeId, u64>,
     /// When somebody appeared, once in [`NEWCOMERS_MS`].
     appeared: u64,
     vain: Bucket,
@@ -86,7 +88,7 @@ pub(super) struct Asked {
 
 impl Default for Accusations {
     fn default() -> Accusations {
-        let (answering, unspread, awaited, late) = Default::default();
+        let (answering, unspread, awaited, late, judged) = Default::default();
         let vain = Bucket::new(VAIN_BYTES.0, VAIN_BYTES.1, 0);
         Accusations {
             answered: 0,
@@ -96,6 +98,7 @@ impl Default for Accusations {
             unspread,
             awaited,
             late,
+            judged,
             appeared: 0,
             vain,
         }
@@ -114,6 +117,17 @@ impl Accusations {
         self.unspread.remove(node);
         self.awaited.remove(node);
         self.late.remove(node);
+        self.judged.remove(node);
+    }
+
+    /// A member is seen otherwise from now on.
+    pub(super) fn judged(&mut self, node: &NodeId, now: u64) {
+        self.judged.insert(node.clone(), now);
+    }
+
+    /// How long a member has been seen as it is now.
+    fn seen_so(&self, node: &NodeId, now: u64) -> u64 {
+        self.judged.get(node).map_or(u64::MAX, |at| now.saturating_sub(*at))
     }
 
     /// Somebody is new, or runs anew: it has heard no answers so far.
@@ -159,7 +173,8 @@ impl Engine {
     /// A table that says nothing but that its author lives: passed on if somebody asked for that, or if it has been dead until now.
     pub(super) fn sign_of_life(&mut self, record: &Arc<SignedRecord>, from: Option<&NodeId>) {
         let lives = |member: &Arc<Member>| {
-            member.state == MemberState::Alive && self.wall.saturating_sub(member.since) >= ANSWER_MS
+            let since = self.accusations.seen_so(&member.id, self.steady);
+            member.state == MemberState::Alive && since >= ANSWER_MS
         };
         let is_news = !self.view.member(record.node()).is_some_and(lives);
         if is_news || self.accusations.is_accused(record.node(), self.steady) {
@@ -245,7 +260,7 @@ impl Engine {
         let Some(member) = self.view.member(accused) else { return false };
         let lives = match member.state {
             MemberState::Alive | MemberState::Suspect => true,
-            MemberState::Dead => self.wall.saturating_sub(member.since) < LATE_MS,
+            MemberState::Dead => self.accusations.seen_so(accused, self.steady) < LATE_MS,
             MemberState::Left | MemberState::Evicted => false,
         };
         lives && self.ledger.rank(accused) == Some(claim)

@@ -7,7 +7,7 @@ use certs::id::NodeId;
 use super::{Change, Effect, Engine, Loss};
 use crate::{
     body::Status,
-    detector::Verdict,
+    detector::{Order, Verdict},
     gossip::Feed,
     record::Section,
     said::Said,
@@ -37,6 +37,9 @@ impl Engine {
         let after = member(node, &said, state, since, path);
         if before.as_deref() == Some(&after) {
             return;
+        }
+        if before.as_ref().is_none_or(|before| before.state != state) {
+            self.accusations.judged(node, self.steady);
         }
         self.report(before.as_deref(), &after);
         let after = Arc::new(after);
@@ -70,7 +73,7 @@ impl Engine {
         };
         self.out.extend(why.map(|why| Effect::Lost { node: after.id.clone(), why }));
         if after.usable() && (anew || !used) {
-            for base in [Section::OUTLIERS, Section::DEMAND] {
+            for base in [Section::OUTLIERS, Section::DEMAND, Section::SUSPICIONS] {
                 self.tell_statement(&after.id, base);
             }
         }
@@ -91,12 +94,13 @@ impl Engine {
         let anew = before.is_none_or(|before| before.generation < said.generation || gone(before.state));
         if anew {
             self.accusations.appeared(self.steady);
-            self.detector.learned(node, self.steady);
+            let order = self.detector.learned(node, self.steady);
+            self.obey(order);
             self.dialer.judged(node, false, self.steady);
             if self.links.linked().contains(node) {
                 let orders = self.detector.linked(node, self.links.is_dialled(node), self.steady);
-                // Only a judgement can come of it, and the caller is about to fold that in.
-                drop(orders);
+                // Its judgement the caller is about to fold in.
+                self.obey(orders.into_iter().filter(|order| !matches!(order, Order::Judge(..))));
             }
         }
         let addresses = said.address.as_ref().map_or(&[][..], |address| &address.addresses);

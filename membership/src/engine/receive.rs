@@ -63,6 +63,11 @@ impl Engine {
         self.links.heard(from, link, self.steady);
         let orders = self.detector.heard(from, self.steady);
         self.obey(orders);
+        // Reading costs more than sending.
+        let now = self.steady;
+        if !self.sender(from).reads(bytes.len(), now) {
+            return self.misbehaved(from, "says more than is read");
+        }
         match Message::decode(bytes) {
             Ok(Some(message)) => self.message(from, link, message),
             Ok(None) => {}
@@ -297,6 +302,10 @@ impl Engine {
 
     /// What came to a peer just now and should come here by itself.
     fn announced(&mut self, from: &NodeId, entries: Vec<Latest>) {
+        let now = self.steady;
+        if !self.sender(from).announced.take_many(entries.len().min(ENTRIES) as u64, now) {
+            return;
+        }
         for entry in entries.into_iter().take(ENTRIES) {
             let theirs = (entry.generation, entry.sequence);
             if !self.is_granted(&entry.node) || entry.node == self.own {

@@ -4,10 +4,22 @@ use super::{
     ORIGIN_RECORDS,
     accusations::{Asked, ORIGIN_URGENT},
 };
-use crate::limit::Bucket;
+use crate::{limit::Bucket, message::BATCH_BYTES, record::RECORD_BYTES};
 
 /// Records a second from one peer that are worth a signature check, and at once: a large mesh's whole state.
 pub(super) const SENDER_RECORDS: (u64, u64) = (500, 8_192);
+/// Bytes a second of one peer that are read at all, and at once: of each kind as many as its own limit lets through.
+const SENDER_BYTES: (u64, u64) = (bytes_read(false), bytes_read(true));
+/// Bytes of a small message, such as a probe and its answer. Over a peer's bytes so many of them a second are read all the same, and
+/// at once: one that says too much is no dead one, nor is this node to it.
+const SMALL_BYTES: usize = 256;
+const SENDER_SMALL: (u64, u64) = (200, 400);
+/// Bytes of a large mesh's summary: two thousand members of long names.
+const SUMMARY_BYTES: u64 = 256 << 10;
+/// Bytes of one announced number.
+const ANNOUNCED_BYTES: u64 = 128;
+/// Announced numbers a second of one peer that are looked up, and at once: what a large mesh says that starts at once.
+const SENDER_ANNOUNCED: (u64, u64) = (2_000, 16_384);
 /// Pulls a second that one peer is answered, and at once.
 const SENDER_PULLS: (u64, u64) = (20, 40);
 /// Summaries a second of one peer that are read, and at once: an honest one sends one.
@@ -23,8 +35,25 @@ const SENDER_TOLD: (u64, u64) = (20, 64);
 /// Bytes of records a second that one peer's pulls are answered, and at once.
 const SENDER_PULLED: (u64, u64) = (2 << 20, 16 << 20);
 
+/// What the limits of one peer's messages let through in bytes, in a second or at once.
+const fn bytes_read(at_once: bool) -> u64 {
+    const fn of((rate, burst): (u64, u64), at_once: bool) -> u64 {
+        if at_once { burst } else { rate }
+    }
+    of(SENDER_PULLED, at_once)
+        + of(SENDER_RECORDS, at_once) * RECORD_BYTES as u64
+        + of(SENDER_PAYLOADS, at_once) * BATCH_BYTES as u64
+        + of(SENDER_SUMMARIES, at_once) * SUMMARY_BYTES
+        + of(SENDER_ANNOUNCED, at_once) * ANNOUNCED_BYTES
+}
+
 /// What is remembered of a peer as a sender. Bounded by the number of members.
 pub(super) struct Sender {
+    /// Of its messages, before they are read.
+    bytes: Bucket,
+    /// Of the small ones beyond that.
+    small: Bucket,
+    pub(super) announced: Bucket,
     pub(super) records: Bucket,
     pub(super) pulls: Bucket,
     pub(super) pulled: Bucket,
@@ -63,6 +92,9 @@ impl Sender {
     pub(super) fn new(now: u64) -> Sender {
         let bucket = |(rate, burst)| Bucket::new(rate, burst, now);
         Sender {
+            bytes: bucket(SENDER_BYTES),
+            small: bucket(SENDER_SMALL),
+            announced: bucket(SENDER_ANNOUNCED),
             records: bucket(SENDER_RECORDS),
             pulls: bucket(SENDER_PULLS),
             pulled: bucket(SENDER_PULLED),
@@ -77,5 +109,10 @@ impl Sender {
             notice_due: 0,
             vain_due: 0,
         }
+    }
+
+    /// Whether a message of so many bytes is read.
+    pub(super) fn reads(&mut self, bytes: usize, now: u64) -> bool {
+        self.bytes.take_many(bytes as u64, now) || bytes <= SMALL_BYTES && self.small.take(now)
     }
 }

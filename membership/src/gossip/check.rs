@@ -22,6 +22,8 @@ use super::{
 use crate::{
     body::SECTIONS,
     brief::{self, Compared, Index},
+    engine::ORIGIN_RECORDS,
+    limit::Bucket,
     record::{RECORD_BYTES, Section, SignedRecord},
 };
 
@@ -30,6 +32,12 @@ pub const POOL: usize = 1_000;
 /// Runs of members that one chitchat may hear of: it keeps those that ended for a while, its digest names them all, and
 /// from 1,022 on it panics.
 const RUNS: usize = 1_020;
+/// Former runs of one member beside its present one: of whoever starts anew more often one chitchat hears no more.
+const FORMER_RUNS: usize = 8;
+/// How long after its end chitchat may keep a run: it counts from when it takes it for dead itself.
+const KEPT_MS: u64 = super::GRACE.as_secs() * 1_000 + 300_000;
+/// Bytes of values of one member that one chitchat is given, of all its runs: what one run may hold at most.
+const MEMBER_BYTES: usize = SECTIONS * RECORD_BYTES * 2;
 /// Signatures of one peer's that are checked between two [`Given::refresh`]: a full message a second.
 const CHECKS: u32 = 500;
 /// A message of this node's chitchat with more bytes is full: there may be news that found no room.
@@ -50,40 +58,126 @@ pub(super) struct Roster {
     runs: Index,
 }
 
-/// What one chitchat was given to keep, and by whom it was kept busy.
+/// What one chitchat was given to keep, and by whom it was kept busy. It keeps former runs for [`super::GRACE`], and nobody can make it
+/// forget one before.
 #[derive(Debug, Default)]
 pub(super) struct Given {
-    /// Sections by member and run.
-    runs: BTreeMap<(String, u64), BTreeSet<Section>>,
+    members: BTreeMap<String, Kept>,
+    /// How many runs that are.
+    runs: usize,
+    /// A member was not given because of all former runs.
+    full: bool,
+    /// Values of one author's that are new, whoever brings them: as many as the ledger takes.
+    origins: BTreeMap<NodeId, Bucket>,
+    /// Advances with each refresh.
+    now: u64,
     /// Whose news no peer is told for so many digests.
     passed_over: BTreeMap<(String, u64), u8>,
     /// Signatures checked by peer since the last refresh.
     checks: BTreeMap<NodeId, u32>,
 }
 
+/// Of one member.
+#[derive(Debug, Default)]
+struct Kept {
+    runs: BTreeMap<u64, Run>,
+    /// Bytes of their values.
+    bytes: usize,
+    /// Values of its present run found no room beside those of former ones.
+    short: bool,
+}
+
+#[derive(Debug, Default)]
+struct Run {
+    /// Bytes of its values by section.
+    sections: BTreeMap<Section, usize>,
+    /// When it ceased to be its member's present one.
+    ended: Option<u64>,
+}
+
 impl Given {
-    /// Notes who may be spoken of from now on; false if one chitchat cannot hold them beside those of before.
-    pub(super) fn meet(&mut self, roster: &Roster) -> bool {
-        for (name, node) in &roster.names {
-            if let Some(known) = roster.feed.members.get(node) {
-                self.runs.entry((name.clone(), known.generation)).or_default();
+    /// Notes who may be spoken of from now on, in which run. For a run that finds no room beside former ones chitchat is as if it did not
+    /// know the member.
+    pub(super) fn meet(&mut self, roster: &Roster) {
+        for (name, kept) in &mut self.members {
+            let known = roster.names.get(name).and_then(|node| roster.feed.members.get(node));
+            for (generation, run) in &mut kept.runs {
+                let present = known.is_some_and(|known| known.generation == *generation);
+                run.ended = if present { None } else { run.ended.or(Some(self.now)) };
             }
         }
-        self.runs.len() <= RUNS
-    }
-
-    /// Whether another value of a member's may be given: of as many sections as a node may have.
-    pub(super) fn section(&mut self, id: &Id, section: Section) -> bool {
-        let sections = self.runs.entry((id.name.clone(), id.generation)).or_default();
-        if sections.len() < SECTIONS {
-            sections.insert(section);
+        for (name, node) in &roster.names {
+            let Some(known) = roster.feed.members.get(node) else { continue };
+            let kept = self.members.entry(name.clone()).or_default();
+            // One that starts anew all the time is nobody else's trouble: it waits until its former runs are forgotten.
+            if kept.runs.contains_key(&known.generation) || kept.runs.len() > FORMER_RUNS {
+                continue;
+            }
+            if self.runs >= RUNS {
+                self.full = true;
+                continue;
+            }
+            kept.short = false;
+            kept.runs.insert(known.generation, Run::default());
+            self.runs += 1;
         }
-        sections.contains(&section)
     }
 
-    /// Peers' signatures are worth checking again; due every second.
-    pub(super) fn refresh(&mut self) {
+    /// Whether chitchat lacks something of a member's present run for which it has no room.
+    fn lacks_room(&self, id: &Id) -> bool {
+        self.members.get(&id.name).is_none_or(|kept| kept.short || !kept.runs.contains_key(&id.generation))
+    }
+
+    /// Whether chitchat may hear of a run.
+    fn met(&self, id: &Id) -> bool {
+        self.members.get(&id.name).is_some_and(|kept| kept.runs.contains_key(&id.generation))
+    }
+
+    /// Whether a value of a member's may be given: of as many sections as a node may have, and as many bytes.
+    pub(super) fn takes(&mut self, id: &Id, section: Section, bytes: usize) -> bool {
+        let Some(kept) = self.members.get_mut(&id.name) else { return false };
+        let Some(Run { sections, .. }) = kept.runs.get_mut(&id.generation) else { return false };
+        let before = sections.get(&section).copied();
+        if before.is_none() && sections.len() >= SECTIONS {
+            return false;
+        }
+        let after = kept.bytes - before.unwrap_or(0) + bytes;
+        if after > MEMBER_BYTES {
+            kept.short = true;
+            return false;
+        }
+        sections.insert(section, bytes);
+        kept.bytes = after;
+        true
+    }
+
+    /// Whether a new chitchat would hold more.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Peers' signatures are worth checking again, and chitchat has forgotten old runs; due every second. True if that left room.
+    pub(super) fn refresh(&mut self) -> bool {
         self.checks.clear();
+        self.now += 1_000;
+        let (now, before) = (self.now, self.runs);
+        for kept in self.members.values_mut() {
+            let had = kept.runs.len();
+            let forgotten = kept.runs.extract_if(.., |_, run| run.ended.is_some_and(|ended| now >= ended + KEPT_MS));
+            let bytes: usize = forgotten.flat_map(|(_, run)| run.sections.into_values()).sum();
+            let gone = had - kept.runs.len();
+            if gone > 0 {
+                (kept.bytes, kept.short) = (kept.bytes - bytes, false);
+                self.runs -= gone;
+            }
+        }
+        self.runs < before
+    }
+
+    /// Whether another new value of this author is worth a check.
+    fn origin(&mut self, node: &NodeId) -> bool {
+        let (now, (rate, burst)) = (self.now, ORIGIN_RECORDS);
+        self.origins.entry(node.clone()).or_insert_with(|| Bucket::new(rate, burst, now)).take(now)
     }
 
     fn check(&mut self, from: &NodeId) -> bool {
@@ -233,7 +327,12 @@ impl Roster {
             Message::Ack { delta } => (None, Some(delta)),
             Message::BadCluster => (None, None),
         };
-        digest.into_iter().for_each(|digest| digest.retain(|held| current(&held.id)));
+        if let Some(digest) = digest {
+            digest.retain(|held| current(&held.id) && !given.lacks_room(&held.id));
+            // What there is no room for would be told again every round. This node learned it all the same.
+            let whole = self.others().filter(|(id, _)| given.lacks_room(id));
+            digest.extend(whole.map(|(id, known)| Held { id, heartbeat: 1, collected: 0, version: known.version }));
+        }
         if let Some(delta) = delta {
             delta.retain(|news| current(&news.id));
             wire::cut(delta);
@@ -279,7 +378,8 @@ impl Sight<'_> {
             let passed_over = self.given.passed_over.contains_key(&(id.name.clone(), id.generation));
             let (heartbeat, version) =
                 (if known.alive { self.beat } else { 1 }, if passed_over { u64::MAX } else { version });
-            self.roster.names.contains_key(&id.name).then_some(Held { id, heartbeat, collected: 0, version })
+            let met = self.roster.names.contains_key(&id.name) && self.given.met(&id);
+            met.then_some(Held { id, heartbeat, collected: 0, version })
         });
         held.collect()
     }
@@ -320,15 +420,18 @@ impl Sight<'_> {
             if rank == Ordering::Less || record.section().is_of_the_moment() {
                 continue;
             }
-            if !self.given.section(id, record.section()) {
-                continue;
-            }
+            let (section, size) = (record.section(), value.value.len());
             if held.is_none_or(|held| held.bytes() != record.bytes()) {
+                // Those that follow it would say that it came.
                 if !self.given.check(self.from) {
                     break;
                 }
                 if record.verify(self.trust_domain, &known.record_key).is_err() {
                     return Err("a record whose signature does not hold");
+                }
+                // Counted once it is its author's: anybody may make up what is not.
+                if !self.given.origin(node) {
+                    break;
                 }
                 let contradicts = held.is_some_and(|held| held.payload() != record.payload());
                 self.learned.push(Arc::new(record));
@@ -336,7 +439,9 @@ impl Sight<'_> {
                     continue;
                 }
             }
-            kept.push(value);
+            if self.given.takes(id, section, size) {
+                kept.push(value);
+            }
         }
         Ok(kept)
     }

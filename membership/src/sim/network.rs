@@ -449,14 +449,14 @@ impl Network {
         }
     }
 
-    fn deliver(&mut self, delivery: Delivery) {
+    fn deliver(&mut self, (place, delivery): (u64, Delivery)) {
         let to = match &delivery {
             Delivery::Message { to, .. } | Delivery::Event { to, .. } | Delivery::Dial { from: to, .. } => to.clone(),
             Delivery::Silence { one, .. } => one.clone(),
         };
         let wakes = self.nodes.get(&to).map_or(0, |node| node.paused_until);
         if wakes > self.now {
-            return self.queue.push(wakes, delivery);
+            return self.queue.put_off(wakes, (place, delivery));
         }
         match delivery {
             Delivery::Message { from, link, bytes, .. } => {

@@ -13,7 +13,8 @@ use crate::{
     view::{Member, MemberState},
 };
 
-/// How long a node must run before its death would be a false one: others must have met its new run.
+/// How long a node must run before its death would be a false one at somebody who has not heard of its new run, or if nobody has met
+/// that yet.
 const MET_MS: u64 = 3_000;
 
 /// See the module.
@@ -22,6 +23,8 @@ pub(super) struct Observer {
     /// Whose views do not count.
     pub(super) liars: BTreeSet<NodeId>,
     started: BTreeMap<NodeId, Millis>,
+    /// Whose present run somebody has seen alive.
+    met: BTreeSet<NodeId>,
     /// Which part of the mesh a node is in; everybody in the same while nothing is cut.
     parts: BTreeMap<NodeId, usize>,
     puts: Vec<Awaited>,
@@ -54,6 +57,7 @@ struct Awaited {
 impl Observer {
     pub(super) fn started(&mut self, node: &NodeId, now: Millis) {
         self.started.insert(node.clone(), now);
+        self.met.remove(node);
         self.kills.iter_mut().filter(|kill| kill.of == *node).for_each(|kill| kill.by.clear());
     }
 
@@ -151,15 +155,21 @@ impl Observer {
                         self.detected.push(at - kill.since);
                     }
                 }
-                self.false_deaths += usize::from(self.wrong(network, at, by, of));
+                let met = self.met.contains(of) && self.knows_run(network, by, of);
+                let wrong = (met || self.has_run(of, at)) && self.wrong(network, at, by, of);
+                self.false_deaths += usize::from(wrong);
             }
             Change::Suspect(of) => {
                 // Who has just started knows of the others from its disk only.
-                let wrong = self.has_run(by, at) && self.wrong(network, at, by, of);
+                let wrong = self.has_run(by, at) && self.has_run(of, at) && self.wrong(network, at, by, of);
                 self.false_suspicions += usize::from(wrong);
             }
-            Change::Alive(_)
-            | Change::Left(_)
+            Change::Alive(of) => {
+                if self.knows_run(network, by, of) {
+                    self.met.insert(of.clone());
+                }
+            }
+            Change::Left(_)
             | Change::Evicted(_)
             | Change::Gone(_)
             | Change::Member(_)
@@ -170,8 +180,15 @@ impl Observer {
     }
 
     fn wrong(&self, network: &Network, at: Millis, by: &NodeId, of: &NodeId) -> bool {
-        let runs = network.nodes.get(of).is_some_and(|host| host.up);
-        runs && self.has_run(of, at) && !self.liars.contains(by) && self.parts.get(by) == self.parts.get(of)
+        // One that stands still is no better than dead.
+        let runs = network.nodes.get(of).is_some_and(|host| host.up && host.paused_until <= at);
+        runs && !self.liars.contains(by) && self.parts.get(by) == self.parts.get(of)
+    }
+
+    /// Whether a node speaks of another's present run.
+    fn knows_run(&self, network: &Network, by: &NodeId, of: &NodeId) -> bool {
+        let run = |at: &NodeId| Some(network.nodes.get(at)?.engine.view().member(of)?.generation);
+        network.nodes.get(of).is_some_and(|host| host.up) && run(by) == run(of)
     }
 
     fn has_run(&self, node: &NodeId, at: Millis) -> bool {

@@ -147,6 +147,11 @@ impl Play {
                     self.start(*number);
                 }
             }
+            What::Pause => {
+                for node in nodes.iter().filter(|node| self.runs(node)).cloned().collect::<Vec<_>>() {
+                    self.network.pause(&node, event.lasts.0);
+                }
+            }
             What::Block => {
                 let (from, to) = (self.names(&event.from), self.names(&event.to));
                 self.network.block(&from, &to);

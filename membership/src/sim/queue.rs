@@ -50,14 +50,19 @@ impl Queue {
         self.heap.push(Reverse(Queued { at, count: self.count, delivery }));
     }
 
+    /// Puts off what was taken out, behind nothing that was put in after it.
+    pub(super) fn put_off(&mut self, at: Millis, (count, delivery): (u64, Delivery)) {
+        self.heap.push(Reverse(Queued { at, count, delivery }));
+    }
+
     pub(super) fn due(&self) -> Option<Millis> {
         self.heap.peek().map(|Reverse(queued)| queued.at)
     }
 
-    /// What is due by `now`.
-    pub(super) fn pop(&mut self, now: Millis) -> Option<Delivery> {
+    /// What is due by `now`, and its place among all that was put in.
+    pub(super) fn pop(&mut self, now: Millis) -> Option<(u64, Delivery)> {
         let due = self.due().is_some_and(|due| due <= now);
-        if due { self.heap.pop().map(|Reverse(queued)| queued.delivery) } else { None }
+        if due { self.heap.pop().map(|Reverse(queued)| (queued.count, queued.delivery)) } else { None }
     }
 }
 

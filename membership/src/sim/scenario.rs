@@ -14,6 +14,8 @@ pub const ZONE: usize = 500;
 pub const CHITCHATS: usize = 200;
 /// Zones at most.
 pub const ZONES: usize = 40;
+/// From so long on, in milliseconds, links to a process that stands still would end.
+const PAUSE_MS: u64 = 1_000;
 /// The longest scenario in milliseconds.
 const DURATION_MS: u64 = 24 * 3_600_000;
 
@@ -88,6 +90,9 @@ pub struct Happening {
     /// Towards whom.
     #[serde(default)]
     pub to: Numbers,
+    /// How long, below a second; for `pause` alone.
+    #[serde(default, rename = "for")]
+    pub lasts: Span,
 }
 
 /// What may happen.
@@ -100,6 +105,8 @@ pub enum What {
     Kill,
     /// The nodes end, if they run, and start with what their disks hold.
     Restart,
+    /// The nodes stand still for a moment: what comes waits.
+    Pause,
     /// Nothing gets from `from` to `to`; the other way it does.
     Block,
     /// Nothing passes between `nodes` and all others.
@@ -174,6 +181,15 @@ impl Scenario {
             if event.at >= self.duration {
                 return refuse(field("at"), "before the end".to_owned());
             }
+            match (event.what == What::Pause, event.lasts.0) {
+                (true, 0) => return refuse(field("for"), "how long the nodes stand still".to_owned()),
+                (true, PAUSE_MS..) => {
+                    let rule = "below 1s: links to a process that stands still for longer end, and these do not";
+                    return refuse(field("for"), rule.to_owned());
+                }
+                (false, 1..) => return refuse(field("for"), "does not belong to this event".to_owned()),
+                (true, _) | (false, 0) => {}
+            }
             for (name, numbers, wanted) in [
                 ("nodes", &event.nodes, !matches!(event.what, What::Block | What::Heal)),
                 ("from", &event.from, event.what == What::Block),
@@ -209,7 +225,7 @@ impl Scenario {
                     return refuse("nodes", "of the first zone: its news go to the others");
                 }
                 What::Partition | What::Block | What::Heal => return refuse("do", "is for one pool"),
-                What::Put | What::Lie | What::Join | What::Kill | What::Restart => {}
+                What::Put | What::Lie | What::Join | What::Kill | What::Restart | What::Pause => {}
             }
         }
         Ok(())

@@ -91,6 +91,7 @@ impl Network {
     /// # Panics
     /// If it was never started.
     pub fn pause(&mut self, node: &NodeId, milliseconds: u64) {
-        self.nodes.get_mut(node).expect("a node that was started").paused_until = self.now + milliseconds;
+        let host = self.nodes.get_mut(node).expect("a node that was started");
+        host.paused_until = host.paused_until.max(self.now + milliseconds);
     }
 }

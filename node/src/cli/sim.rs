@@ -23,6 +23,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("loss-20", include_str!("sim/loss-20.toml")),
     ("partition", include_str!("sim/partition.toml")),
     ("one-way", include_str!("sim/one-way.toml")),
+    ("blip", include_str!("sim/blip.toml")),
     ("liars", include_str!("sim/liars.toml")),
     ("restart-storm", include_str!("sim/restart-storm.toml")),
     ("nodes-1000", include_str!("sim/nodes-1000.toml")),
@@ -34,10 +35,14 @@ const SHIPPED: &[(&str, &str)] = &[
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Play a scenario with the membership engine of this build and print what came out
+    ///
+    /// A scenario says how many nodes there are, what the paths between them are like, and what happens when: each `[[event]]` has
+    /// `at`, `do` and `nodes`, where `do` is join, kill, restart, pause (with `for`: how long they stand still, below 1s), partition,
+    /// heal (of all, without `nodes`), block (of what gets from `from` to `to`), put (something new to say) or lie.
     #[command(after_help = "Example: skein sim run kill -o json")]
     Run {
         /// A file, - for standard input, or one that comes with the program: join-100, kill, loss-20, partition,
-        /// one-way, liars, restart-storm, nodes-1000, repair-100, zones-10000
+        /// one-way, blip, liars, restart-storm, nodes-1000, repair-100, zones-10000
         #[arg(value_name = "SCENARIO")]
         scenario: String,
         /// Instead of the scenario's own
@@ -190,6 +195,9 @@ mod tests {
             (event("do = \"kill\"\nnodes = true"), "a range such as"),
             (event("do = \"block\"\nfrom = 0"), "event 1: to"),
             (event("do = \"heal\"\nnodes = 0"), "does not belong"),
+            (event("do = \"pause\"\nnodes = 0"), "event 1: for"),
+            (event("do = \"pause\"\nnodes = 0\nfor = \"1s\""), "below 1s"),
+            (event("do = \"kill\"\nnodes = 0\nfor = \"1s\""), "event 1: for"),
             (event("do = \"join\"\nnodes = 0").replace("1s", "10s"), "event 1: at"),
         ] {
             let said = refused(&text);

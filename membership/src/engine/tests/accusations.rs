@@ -185,6 +185,9 @@ fn a_table_without_news_is_passed_on_if_somebody_asked_for_it() {
         told(&effects, &of, Section::TABLE).len()
     };
     assert_eq!(bring(&mut scene), 0);
+    // Nor if the clock is set back.
+    scene.now -= 30_000;
+    assert_eq!(bring(&mut scene), 0);
     let said = accusation(&scene, &of, 0);
     scene.bring(&mut liar, &Body::Suspicions(vec![said.clone()]));
     assert_eq!(bring(&mut scene), 1);
@@ -228,6 +231,36 @@ fn who_accuses_faster_than_it_is_judged_is_judged_by_what_it_said_last() {
     assert!(!scene.checks(&of), "too fast");
     scene.pass(200);
     assert!(scene.checks(&of));
+}
+
+#[test]
+fn what_one_peer_says_is_read_up_to_a_limit() {
+    let (mut scene, _, mut other) = scene();
+    // Long messages, and then shorter ones for what is left.
+    for length in [1_000_000, 100_000, 10_000, 1_000, 100, 10] {
+        let noise = Message::Carrier(vec![0; length]);
+        (0..100).for_each(|_| drop(scene.tell(&noise)));
+    }
+    let table = other.table().expect("fits");
+    scene.tell(&Message::Records(vec![table.bytes().to_vec(); 10]));
+    assert!(scene.rank(&scene.other.node) < (GENERATION, table.sequence()), "it was read");
+    // Whoever says too much has its probes answered: it would take this node for dead.
+    let answered = scene.tell(&Message::Ping(7));
+    let answers =
+        |effect: &Effect| matches!(effect, Effect::Send { bytes, .. } if **bytes == *Message::Ack(7).encode());
+    assert!(answered.iter().any(answers), "{answered:?}");
+    scene.pass(5_000);
+    scene.tell(&Message::Records(vec![table.bytes().to_vec()]));
+    assert_eq!(scene.rank(&scene.other.node), (GENERATION, table.sequence()));
+    // Numbers of many, of which one is known.
+    let of = Latest { node: scene.other.node.clone(), generation: GENERATION, sequence: table.sequence() + 1 };
+    let nobody = Latest { node: NodeId::new("nobody").expect("valid"), ..of.clone() };
+    (0..10).for_each(|_| drop(scene.tell(&Message::Have(vec![nobody.clone(); 2_048]))));
+    scene.tell(&Message::Have(vec![of.clone()]));
+    assert!(!scene.engine.fetch.wants(&of.node), "it was looked up");
+    scene.pass(5_000);
+    scene.tell(&Message::Have(vec![of.clone()]));
+    assert!(scene.engine.fetch.expects(&of.node, (of.generation, of.sequence)));
 }
 
 #[test]

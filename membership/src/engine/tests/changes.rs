@@ -1,8 +1,12 @@
 //! What the engine reports of the View: everything that changed, and nothing else.
 
-use super::{accusations::scene, *};
+use super::{
+    accusations::{accusation, scene},
+    *,
+};
 use crate::{
     body::{Address, Health, HealthRecord, HealthState, Services},
+    statement::Statement,
     testing::service,
     view::MemberState,
 };
@@ -129,4 +133,46 @@ fn silence_is_reported_as_doubt_and_then_as_death_and_a_round_trip_never() {
     let effects = scene.pass(3_000);
     assert_eq!(changes(&effects, &of), [Change::Suspect(of.clone()), Change::Dead(of.clone())]);
     assert_eq!(scene.engine.view().member(&of).map(|member| member.state), Some(MemberState::Dead));
+}
+
+/// Evicted members stay in the View, and readers wait for as long as the size of the mesh says.
+#[test]
+fn tables_come_by_the_number_of_those_that_are_members() {
+    let mut scene = Scene::with(110);
+    let authority = Arc::new(scene.world.authority.clone());
+    scene.event(Event::Authority(authority));
+    for citizen in scene.crowd.clone() {
+        let mut author = scene.author(&citizen);
+        scene.bring(&mut author, &Body::Identity(Identity { chain: citizen.chain }));
+    }
+    assert!(scene.engine.view().members().len() > 100);
+    for citizen in &scene.crowd {
+        scene.world.authority.revocations.evict(citizen.node.clone(), 1);
+        scene.world.authority.grants.remove(&citizen.node);
+    }
+    let authority = Arc::new(scene.world.authority.clone());
+    scene.event(Event::Authority(authority));
+    scene.pass(61_000);
+    let own = scene.own.node.clone();
+    let before = scene.engine.ledger.rank(&own);
+    scene.pass(11_000);
+    assert!(scene.engine.ledger.rank(&own) > before);
+}
+
+#[test]
+fn whom_it_accuses_counts_again_once_a_member_is_back() {
+    let (mut scene, mut liar, _) = scene();
+    let (node, said) = (scene.liar.node.clone(), accusation(&scene, &scene.other.node, 0));
+    let told = |effects: &[Effect]| {
+        let said =
+            effects.iter().filter(|effect| matches!(effect, Effect::Heard { statement: Statement::Suspicions(_), .. }));
+        said.count()
+    };
+    let (effects, _) = scene.bring(&mut liar, &Body::Suspicions(vec![said]));
+    assert_eq!(told(&effects), 1);
+    scene.event(Event::LinkDown { node: node.clone(), link: LinkId(1) });
+    let effects = scene.pass(8_000);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Lost { why: Loss::Dead, .. })));
+    let effects = scene.event(Event::LinkUp { node, link: LinkId(2), dialled: None });
+    assert_eq!(told(&effects), 1);
 }

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::brief::first;
 
+mod room;
+
 const GENERATION: u64 = 9;
 
 struct Scene {
@@ -59,8 +61,15 @@ impl Scene {
         Message::Ack { delta: vec![delta] }
     }
 
+    /// What a chitchat was given that has just begun.
+    fn given(&self) -> Given {
+        let mut given = Given::default();
+        given.meet(&self.roster);
+        given
+    }
+
     fn check(&self, message: &Message) -> Result<Passed, Malformed> {
-        self.judge(&self.roster.pack(message.clone(), 7), 50, &mut Given::default())
+        self.judge(&self.roster.pack(message.clone(), 7), 50, &mut self.given())
     }
 
     fn judge(&self, payload: &[u8], beat: u64, given: &mut Given) -> Result<Passed, Malformed> {
@@ -128,7 +137,7 @@ fn news_about_this_node_and_strangers_is_left_out() {
     let held = |known: &Known| Held { id: id(known), heartbeat: u64::MAX, collected: 0, version: u64::MAX };
     let digest = theirs.feed.members.values().map(held).collect();
     let told = theirs.pack(Message::SynAck { digest, delta: vec![own] }, 7);
-    let passed = scene.judge(&told, 50, &mut Given::default()).expect("no blame");
+    let passed = scene.judge(&told, 50, &mut scene.given()).expect("no blame");
     assert!(passed.unknown && passed.learned.is_empty());
     let Ok(Message::SynAck { digest, delta }) = wire::read(&passed.message) else { panic!("a SynAck") };
     assert!(delta.is_empty());
@@ -147,7 +156,7 @@ fn messages_that_no_member_writes_are_refused() {
         Message::BadCluster,
     ];
     for message in refused {
-        assert!(scene.judge(&wire::pack(&wire::write(&message)), 1, &mut Given::default()).is_err(), "{message:?}");
+        assert!(scene.judge(&wire::pack(&wire::write(&message)), 1, &mut scene.given()).is_err(), "{message:?}");
     }
 }
 
@@ -165,7 +174,7 @@ fn earlier_runs_and_former_members_are_not_sent() {
         delta: ids.iter().cloned().map(news).collect(),
     };
     let whole = wire::write(&message(&[scene.id(0), stranger, scene.id(1), old]));
-    let sent = scene.roster.trim(&whole, &mut Given::default()).expect("chitchat's own");
+    let sent = scene.roster.trim(&whole, &mut scene.given()).expect("chitchat's own");
     assert_eq!(sent, message(&[scene.id(0), scene.id(1)]));
 }
 
@@ -184,7 +193,7 @@ fn a_short_digest_says_what_a_whole_one_does() {
         }],
     };
     let payload = scene.roster.pack(message.clone(), 7);
-    let passed = scene.judge(&payload, 1, &mut Given::default()).expect("honest");
+    let passed = scene.judge(&payload, 1, &mut scene.given()).expect("honest");
     assert_eq!((passed.learned.len(), passed.unknown, passed.differ), (1, false, Vec::new()));
     let parts = |message: Message| {
         let Message::SynAck { mut digest, delta } = message else { panic!("a SynAck") };
@@ -195,8 +204,8 @@ fn a_short_digest_says_what_a_whole_one_does() {
     assert_eq!(parts(wire::read(&passed.message).expect("own")), parts(message));
     assert!(payload.len() < long);
     let syn = |cluster: &str| Message::Syn { cluster: cluster.to_owned(), digest: vec![held(1, 9)] };
-    assert!(scene.judge(&scene.roster.pack(syn("test.example"), 7), 50, &mut Given::default()).is_ok());
-    assert!(scene.judge(&scene.roster.pack(syn("two.example"), 7), 50, &mut Given::default()).is_err());
+    assert!(scene.judge(&scene.roster.pack(syn("test.example"), 7), 50, &mut scene.given()).is_ok());
+    assert!(scene.judge(&scene.roster.pack(syn("two.example"), 7), 50, &mut scene.given()).is_err());
 }
 
 #[test]
@@ -214,8 +223,8 @@ fn who_holds_something_else_under_the_same_number_is_told_of() {
     };
     let found = (0_u128..20).filter(|salt| {
         let salt = first(&Digest::of(&salt.to_be_bytes()));
-        let passed = ours.judge(&theirs.pack(syn(), salt), 50, &mut Given::default()).expect("honest");
-        let same = ours.judge(&ours.roster.pack(syn(), salt), 50, &mut Given::default()).expect("honest");
+        let passed = ours.judge(&theirs.pack(syn(), salt), 50, &mut ours.given()).expect("honest");
+        let same = ours.judge(&ours.roster.pack(syn(), salt), 50, &mut ours.given()).expect("honest");
         assert!(same.differ.is_empty());
         passed.differ == [NodeId::new("n1").expect("valid")]
     });
@@ -228,7 +237,7 @@ fn a_digest_of_many_fakes_costs_nothing() {
     let fakes = (0..1_000_u64).map(|number| (brief::Run::of(&scene.keys[1].public(), number << 24), 1));
     let digest = Index::default().brief_of(fakes, 7);
     let payload = wire::pack(&Short::new(Some("test.example".to_owned()), digest, Vec::new()).write());
-    let passed = scene.judge(&payload, 1, &mut Given::default()).expect("no blame");
+    let passed = scene.judge(&payload, 1, &mut scene.given()).expect("no blame");
     assert!(passed.message.len() < 100 && passed.unknown);
 }
 
@@ -238,7 +247,7 @@ fn bombs_do_not_unpack() {
     let zeros = vec![0_u8; 50 << 20];
     let outer = wire::pack(&zeros);
     assert!(outer.len() < 100_000);
-    assert!(scene.judge(&outer, 1, &mut Given::default()).is_err());
+    assert!(scene.judge(&outer, 1, &mut scene.given()).is_err());
     // Many blocks, each small when packed and 64 KiB when not.
     let block = zstd::bulk::compress(&zeros[..60_000], 1).expect("packs");
     let mut bytes = vec![0x53, 0xb0, 0, 2];
@@ -248,7 +257,7 @@ fn bombs_do_not_unpack() {
         bytes.extend(&block);
     }
     bytes.push(0);
-    assert!(scene.judge(&wire::pack(&bytes), 1, &mut Given::default()).is_err());
+    assert!(scene.judge(&wire::pack(&bytes), 1, &mut scene.given()).is_err());
 }
 
 #[test]
@@ -259,7 +268,7 @@ fn a_member_has_as_many_values_as_a_node_has_sections() {
         let record = scene.sign(1, 1, section.part(number % 32), u64::from(number) + 1, Vec::new());
         Value { key: key(record.section()), value: value(&record), version: record.sequence(), status: 0 }
     };
-    let mut given = Given::default();
+    let mut given = scene.given();
     let mut passed = 0;
     for numbers in [0..40, 40..80, 80..120] {
         let message = scene.delta(1, numbers.map(section).collect());
@@ -274,19 +283,38 @@ fn a_member_has_as_many_values_as_a_node_has_sections() {
 #[test]
 fn signatures_of_one_peer_are_checked_up_to_a_limit_and_others_go_on() {
     let scene = scene();
-    let many = |from: u64| (from..from + 400).map(|sequence| scene.value(1, 1, sequence)).collect();
-    let mut given = Given::default();
-    let learned = |message: &Message, from: &str, given: &mut Given| {
-        let (from, payload) = (NodeId::new(from).expect("valid"), wire::pack(&wire::write(message)));
-        scene.roster.check(&scene.trust_domain, &from, &payload, 1, given).expect("no blame").learned.len()
+    let many = |of: usize, from: u64| (from..from + 250).map(|sequence| scene.value(of, of, sequence)).collect();
+    let mut given = scene.given();
+    let mut learned = |of: usize, sequence: u64, from: &str, refresh: bool| {
+        if refresh {
+            given.refresh();
+        }
+        let message = scene.delta(of, many(of, sequence));
+        let (from, payload) = (NodeId::new(from).expect("valid"), wire::pack(&wire::write(&message)));
+        scene.roster.check(&scene.trust_domain, &from, &payload, 1, &mut given).expect("no blame").learned.len()
     };
     let limit = usize::try_from(CHECKS).expect("small");
-    assert_eq!(learned(&scene.delta(1, many(1)), "n2", &mut given), 400);
-    assert_eq!(learned(&scene.delta(1, many(401)), "n2", &mut given), limit - 400);
-    assert_eq!(learned(&scene.delta(1, many(801)), "n2", &mut given), 0);
-    assert_eq!(learned(&scene.delta(1, many(801)), "n1", &mut given), 400);
-    given.refresh();
-    assert_eq!(learned(&scene.delta(1, many(801)), "n2", &mut given), 400);
+    assert_eq!(learned(1, 1, "n2", false), 250);
+    assert_eq!(learned(2, 1, "n2", false), limit - 250);
+    assert_eq!(learned(2, 251, "n2", false), 0);
+    // Of one author as many as the ledger takes, whoever brings them.
+    assert_eq!(learned(2, 251, "n1", false), 50);
+    assert_eq!(learned(2, 301, "n1", false), 0);
+    assert_eq!(learned(2, 301, "n2", true), 50);
+}
+
+#[test]
+fn what_somebody_makes_up_is_not_counted_to_the_author_in_whose_name_it_stands() {
+    let scene = scene();
+    let mut given = scene.given();
+    let mut tell = |value: Value| {
+        let payload = wire::pack(&wire::write(&scene.delta(1, vec![value])));
+        scene.judge(&payload, 1, &mut given).map(|passed| passed.learned.len())
+    };
+    for sequence in 1..=400 {
+        assert!(tell(scene.value(1, 2, sequence)).is_err(), "a forged one passed");
+    }
+    assert_eq!(tell(scene.value(1, 1, 401)).expect("no blame"), 1);
 }
 
 #[test]
@@ -340,8 +368,8 @@ fn a_delta_that_unpacks_to_much_is_cut_and_the_rest_follows() {
     assert!(operations.len() > 1 << 20);
     let message = packed(&operations);
     assert!(message.len() < 65_507);
-    let sent = scene.roster.trim(&message, &mut Given::default()).expect("chitchat's own");
-    let passed = scene.judge(&scene.roster.pack(sent, 7), 1, &mut Given::default()).expect("no blame");
+    let sent = scene.roster.trim(&message, &mut scene.given()).expect("chitchat's own");
+    let passed = scene.judge(&scene.roster.pack(sent, 7), 1, &mut scene.given()).expect("no blame");
     let Ok(Message::Ack { delta }) = wire::read(&passed.message) else { panic!("an Ack") };
     assert!(delta[0].values.len() > 10);
     assert_eq!(delta[0].values, values[..delta[0].values.len()], "the first ones, in order");
@@ -360,7 +388,7 @@ fn who_filled_a_message_is_passed_over_for_a_while() {
         Value { key: key(Section::POLICY), value: value(&record), version: sequence, status: 0 }
     };
     let values: Vec<Value> = (1..=12).map(&mut value).collect();
-    let mut given = Given::default();
+    let mut given = scene.given();
     let full = wire::write(&scene.delta(1, values));
     assert!(full.len() > FULL_BYTES);
     scene.roster.trim(&full, &mut given).expect("chitchat's own");
@@ -381,11 +409,11 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), kind in 0_u8..5) {
         let scene = scene();
-        let _ = scene.judge(&bytes, 1, &mut Given::default());
-        let _ = scene.judge(&wire::pack(&bytes), 1, &mut Given::default());
+        let _ = scene.judge(&bytes, 1, &mut scene.given());
+        let _ = scene.judge(&wire::pack(&bytes), 1, &mut scene.given());
         let mut framed = vec![0x53, 0xb0, 0, kind];
         framed.extend(bytes);
-        if let Ok(passed) = scene.judge(&wire::pack(&framed), 1, &mut Given::default()) {
+        if let Ok(passed) = scene.judge(&wire::pack(&framed), 1, &mut scene.given()) {
             prop_assert!(ChitchatMessage::deserialize(&mut passed.message.as_slice()).is_ok());
         }
     }
