@@ -15,6 +15,9 @@ use policy::{
 use super::{Caller, api};
 use crate::snapshot::Snapshot;
 
+/// What changes, in words, and whether plaintext is refused now.
+type Difference<'w> = (Vec<&'w str>, bool);
+
 /// What a gateway serves or opens, as a word of [`api::WorkloadChange`].
 const GATEWAY: &str = "gateway";
 
@@ -41,7 +44,7 @@ pub(super) fn workloads(
     let mut services: Vec<_> = snapshot.services.iter().collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
     for service in services {
-        let mut here: Vec<((Vec<&str>, bool), BTreeSet<NodeId>)> = Vec::new();
+        let mut here: Vec<(Difference<'_>, BTreeSet<NodeId>)> = Vec::new();
         for endpoint in service.endpoints.iter() {
             let namespace = service.name.namespace();
             let found = compared
