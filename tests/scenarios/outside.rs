@@ -472,24 +472,11 @@ fn requests_for_which_tls_is_spoken_go_where_it_is_taken() {
 #[test]
 fn what_has_no_meaning_here_is_refused_by_name() {
     let cluster = mesh(&[]);
-    let ports = "ports: [{number: 80, name: http, protocol: HTTP}]";
+    let of = |spec: &str| entry("a", &format!("{{hosts: [a.example.com], {spec}}}"));
+    let socket = "ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, endpoints: [{address: 'unix:///run/a'}]";
     for (text, words) in [
-        (
-            entry(
-                "a",
-                &format!(
-                    "{{hosts: [a.example.com], {ports}, resolution: STATIC, endpoints: [{{address: 'unix:///run/a'}}]}}"
-                ),
-            ),
-            "Unix socket",
-        ),
-        (
-            entry(
-                "a",
-                "{hosts: [a.example.com], ports: [{number: 80, name: web, protocol: GRPC-WEB}], resolution: DNS}",
-            ),
-            "GRPC-WEB",
-        ),
+        (of(socket), "Unix socket"),
+        (of("ports: [{number: 80, name: web, protocol: GRPC-WEB}], resolution: DNS"), "GRPC-WEB"),
         (document("WorkloadGroup", "a", "{template: {ports: {http: 80}}}"), "`ports`"),
         (
             document("WorkloadEntry", "a", "{address: 10.0.0.1, labels: {security.istio.io/tlsMode: istio}}"),
