@@ -43,7 +43,7 @@ impl Requests<'_> {
             let facts = RequestFacts { response: Some((response.status(), &given)), ..facts };
             routed.route.response_headers.apply(Headers::Response, response.headers_mut(), &facts);
         }
-        Answered::Here(response)
+        Answered::Here(Box::new(response))
     }
 }
 

@@ -221,7 +221,7 @@ struct Requests<'a> {
 /// A response before its body is tied to the end of the exchange.
 enum Answered {
     /// Made here.
-    Here(Response<ResponseBody>),
+    Here(Box<Response<ResponseBody>>),
     /// An endpoint's; the route's timeout goes on until its end.
     Endpoint(Response<body::Source>, Option<super::deadline::Deadline>, Flight),
 }
@@ -319,7 +319,7 @@ impl Requests<'_> {
             Err(refusal) => {
                 tracing::debug!(gateway = %self.speaker.service, ?refusal, "a client's request was refused");
                 self.unrouted(exchange);
-                Ok(Answered::Here(refusal.answer(exchange)))
+                Ok(Answered::Here(Box::new(refusal.answer(exchange))))
             }
         };
         let mut answered = answered.unwrap_or_else(|cause| self.failed(cause, exchange));
@@ -348,7 +348,7 @@ impl Requests<'_> {
             Way::Route(routed) => routed,
             Way::Answer(response) => {
                 self.unrouted(exchange);
-                return Ok(Answered::Here(*response));
+                return Ok(Answered::Here(response));
             }
         };
         exchange.takes(&routed.name());
@@ -359,7 +359,7 @@ impl Requests<'_> {
         let verdict = cors::judge(&routed.route, &request.head.parts);
         if let Verdict::Preflight(response) = verdict {
             self.count_service(&routed, exchange);
-            return Ok(Answered::Here(*response));
+            return Ok(Answered::Here(response));
         }
         let answered = self.act(snapshot, &routed, request, exchange).await;
         match verdict {
@@ -399,7 +399,7 @@ impl Requests<'_> {
         tracing::debug!(service = %self.speaker.service, ?cause, "request failed");
         exchange.flag(cause.answer().flags);
         exchange.details(cause.details());
-        Answered::Here(reply::failure(cause, exchange.is_grpc()))
+        Answered::Here(Box::new(reply::failure(cause, exchange.is_grpc())))
     }
 
     /// What the request came by, or what a proxy that is believed says of it.
