@@ -11,7 +11,7 @@ use certs::{codec::Millis, id::NodeId};
 use membership::engine::{Lane, LinkId};
 
 use super::members::Members;
-use crate::mesh::peer::{PeerLink, Urgency};
+use crate::mesh::peer::{LinkError, PeerLink};
 
 /// How long a refusal counts, in milliseconds: longer than the longest pause between two dials.
 const REFUSAL: Millis = 60_000;
@@ -34,6 +34,8 @@ struct Table {
     next: AtomicU64,
     /// Bytes by lane, in the order of [`Lane::ALL`].
     sent: [AtomicU64; Lane::ALL.len()],
+    /// Messages that a full queue did not take, in the same order.
+    dropped: [AtomicU64; Lane::ALL.len()],
 }
 
 impl Links {
@@ -66,14 +68,16 @@ impl Links {
     /// Sends what fits; the rest is for repair.
     pub(super) fn send(&self, id: LinkId, lane: Lane, bytes: &Arc<[u8]>) {
         let link = self.table().get(&id).cloned();
-        let urgency = match lane {
-            Lane::Liveness | Lane::Policy | Lane::Health => Urgency::High,
-            Lane::Services | Lane::Rest => Urgency::Low,
-        };
-        if let Some(link) = link {
-            self.0.sent[lane as usize].fetch_add(bytes.len() as u64, Relaxed);
-            if let Err(error) = link.send(urgency, Bytes::copy_from_slice(bytes)) {
-                tracing::debug!(peer = %link.peer().node, "a message was dropped: {error}");
+        let Some(link) = link else { return };
+        match link.send(lane, Bytes::copy_from_slice(bytes)) {
+            Ok(()) => {
+                self.0.sent[lane as usize].fetch_add(bytes.len() as u64, Relaxed);
+            }
+            // What ends with a link is no loss of its own.
+            Err(LinkError::Closed(_)) => {}
+            Err(error) => {
+                self.0.dropped[lane as usize].fetch_add(1, Relaxed);
+                tracing::debug!(peer = %link.peer().node, lane = lane.word(), "a message was dropped: {error}");
             }
         }
     }
@@ -153,6 +157,11 @@ impl Links {
     /// Bytes of messages sent since the start, by lane in the order of [`Lane::ALL`].
     pub fn sent(&self) -> [u64; Lane::ALL.len()] {
         std::array::from_fn(|lane| self.0.sent[lane].load(Relaxed))
+    }
+
+    /// Messages that were not sent because their peer reads too slowly, by lane in the order of [`Lane::ALL`].
+    pub fn dropped(&self) -> [u64; Lane::ALL.len()] {
+        std::array::from_fn(|lane| self.0.dropped[lane].load(Relaxed))
     }
 
     fn accusations(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, BTreeMap<NodeId, Millis>>> {

@@ -1,23 +1,30 @@
 //! Frames of a peer link: messages, requests and replies share one stream in pieces of 16 KiB, urgent ones first.
 //!
 //! A frame is `kind: u8, more: u8, length: u16, id: u32` (big endian) and `length` bytes. The pieces of one thing follow each other within
-//! their lane; `more` is 0 in the last. Kinds that a reader does not know are passed over.
+//! the stream of their kind; `more` is 0 in the last. Kinds that a reader does not know are passed over.
+//!
+//! Messages wait by [`Lane`]: what the link cannot carry is kept back in the order of urgency, and a full lane takes nothing from another.
 
 use std::{collections::VecDeque, io};
 
 use bytes::{Bytes, BytesMut};
+use membership::engine::Lane;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::peer::{LinkError, MAX_MESSAGE, MAX_REPLY};
 
 /// Longest piece, bytes: what an urgent message waits for at most.
 const PIECE: usize = 16 << 10;
-/// Queued bytes per lane of messages.
-const MAX_QUEUED: usize = 4 << 20;
+/// Queued bytes per lane of messages: the urgent ones, the others.
+const MAX_QUEUED: (usize, usize) = (2 << 20, 4 << 20);
 /// Queued bytes of requests and replies.
 const MAX_EXCHANGE_QUEUED: usize = 4 * MAX_REPLY;
 /// Queued things per lane.
 const MAX_QUEUED_THINGS: usize = 1_024;
+/// Streams of pieces on a link: what the link says for itself, urgent messages, other messages, requests with their replies.
+const STREAMS: usize = 4;
+/// What waits, the most urgent first, and the stream that it travels in: the link's own words, messages by [`Lane`], requests and replies.
+const QUEUES: [usize; 7] = [0, 1, 1, 1, 2, 2, 3];
 
 /// What a frame is a piece of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +62,15 @@ impl Kind {
         KINDS.into_iter().find(|kind| *kind as u8 == number)
     }
 
-    fn lane(self) -> usize {
+    /// What carries a message of this lane.
+    pub(super) fn of(lane: Lane) -> Kind {
+        match lane {
+            Lane::Liveness | Lane::Policy | Lane::Health => Kind::Urgent,
+            Lane::Services | Lane::Rest => Kind::Message,
+        }
+    }
+
+    fn stream(self) -> usize {
         match self {
             Kind::Hello | Kind::Ping | Kind::Pong | Kind::Goodbye => 0,
             Kind::Urgent => 1,
@@ -83,11 +98,12 @@ pub(super) struct Thing {
     pub(super) bytes: Bytes,
 }
 
-/// What waits to be written, by lane.
+/// What waits to be written: the more urgent before the less, a thing that was begun in its stream before the next one there.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    lanes: [Queue; 4],
-    /// Lane 2 and lane 3 take turns.
+    queues: [Queue; QUEUES.len()],
+    begun: [Option<Thing>; STREAMS],
+    /// The last two streams take turns.
     turn: bool,
 }
 
@@ -98,14 +114,27 @@ struct Queue {
 }
 
 impl Outbox {
-    /// Queues a thing.
+    /// Queues a message. A lane that is full leaves the others their room.
+    pub(super) fn send(&mut self, lane: Lane, bytes: Bytes) -> Result<(), LinkError> {
+        let kind = Kind::of(lane);
+        let limit = if kind == Kind::Urgent { MAX_QUEUED.0 } else { MAX_QUEUED.1 };
+        self.queue(1 + lane as usize, limit, Thing { kind, id: 0, bytes })
+    }
+
+    /// Queues what is no message.
     pub(super) fn push(&mut self, thing: Thing) -> Result<(), LinkError> {
+        match thing.kind.stream() {
+            0 => self.queue(0, MAX_QUEUED.0, thing),
+            _ => self.queue(QUEUES.len() - 1, MAX_EXCHANGE_QUEUED, thing),
+        }
+    }
+
+    fn queue(&mut self, place: usize, limit: usize, thing: Thing) -> Result<(), LinkError> {
+        debug_assert_eq!(QUEUES[place], thing.kind.stream(), "a queue feeds one stream");
         if thing.bytes.len() > thing.kind.limit() {
             return Err(LinkError::TooLong(thing.bytes.len()));
         }
-        let lane = thing.kind.lane();
-        let limit = if lane == 3 { MAX_EXCHANGE_QUEUED } else { MAX_QUEUED };
-        let queue = &mut self.lanes[lane];
+        let queue = &mut self.queues[place];
         // A refusal must go out even when replies fill the queue: it is what relieves the asker.
         let is_exempt = thing.kind == Kind::Refusal;
         if !is_exempt && (queue.bytes + thing.bytes.len() > limit || queue.things.len() >= MAX_QUEUED_THINGS) {
@@ -120,20 +149,27 @@ impl Outbox {
     pub(super) fn next(&mut self) -> Option<([u8; 8], Bytes)> {
         self.turn = !self.turn;
         let order = if self.turn { [0, 1, 2, 3] } else { [0, 1, 3, 2] };
-        let lane = order.into_iter().find(|lane| !self.lanes[*lane].things.is_empty())?;
-        let queue = &mut self.lanes[lane];
-        let thing = queue.things.front_mut()?;
+        let (stream, mut thing) = order.into_iter().find_map(|stream| Some((stream, self.begin(stream)?)))?;
         let piece = thing.bytes.split_to(thing.bytes.len().min(PIECE));
         let more = !thing.bytes.is_empty();
-        queue.bytes -= piece.len();
         let length = u16::try_from(piece.len()).expect("a piece is at most 16 KiB");
         let mut header = [thing.kind as u8, u8::from(more), 0, 0, 0, 0, 0, 0];
         header[2..4].copy_from_slice(&length.to_be_bytes());
         header[4..8].copy_from_slice(&thing.id.to_be_bytes());
-        if !more {
-            queue.things.pop_front();
-        }
+        self.begun[stream] = more.then_some(thing);
         Some((header, piece))
+    }
+
+    /// The thing of a stream whose piece is next.
+    fn begin(&mut self, stream: usize) -> Option<Thing> {
+        if let Some(begun) = self.begun[stream].take() {
+            return Some(begun);
+        }
+        self.queues.iter_mut().zip(QUEUES).filter(|(_, feeds)| *feeds == stream).find_map(|(queue, _)| {
+            let thing = queue.things.pop_front()?;
+            queue.bytes -= thing.bytes.len();
+            Some(thing)
+        })
     }
 }
 
@@ -149,7 +185,7 @@ pub(super) async fn write(
 /// Puts pieces together again.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
-    lanes: [Option<(Kind, u32, BytesMut)>; 4],
+    streams: [Option<(Kind, u32, BytesMut)>; STREAMS],
 }
 
 impl Assembly {
@@ -176,8 +212,8 @@ impl Assembly {
     }
 
     fn add(&mut self, kind: Kind, id: u32, more: bool, piece: BytesMut) -> io::Result<Option<Thing>> {
-        let lane = &mut self.lanes[kind.lane()];
-        let bytes = match lane.take() {
+        let stream = &mut self.streams[kind.stream()];
+        let bytes = match stream.take() {
             None => piece,
             Some((begun, of, mut bytes)) if begun == kind && of == id => {
                 bytes.extend_from_slice(&piece);
@@ -189,7 +225,7 @@ impl Assembly {
             return Err(malformed("longer than its kind may be"));
         }
         if more {
-            *lane = Some((kind, id, bytes));
+            *stream = Some((kind, id, bytes));
             return Ok(None);
         }
         Ok(Some(Thing { kind, id, bytes: bytes.freeze() }))
@@ -209,6 +245,10 @@ mod tests {
         Thing { kind, id, bytes: vec![u8::try_from(id % 251).unwrap(); length].into() }
     }
 
+    fn long(length: usize) -> Bytes {
+        vec![7; length].into()
+    }
+
     async fn through(mut outbox: Outbox) -> Vec<Thing> {
         let mut wire = Vec::new();
         while let Some(piece) = outbox.next() {
@@ -224,25 +264,53 @@ mod tests {
     #[tokio::test]
     async fn urgent_things_overtake_long_ones() {
         let mut outbox = Outbox::default();
-        outbox.push(thing(Kind::Message, 1, 40_000)).unwrap();
+        outbox.send(Lane::Services, long(40_000)).unwrap();
         let first = outbox.next().unwrap();
         assert_eq!(first.1.len(), PIECE);
-        outbox.push(thing(Kind::Urgent, 2, 10)).unwrap();
+        outbox.send(Lane::Health, long(10)).unwrap();
         outbox.push(thing(Kind::Ping, 3, 8)).unwrap();
         assert_eq!(outbox.next().unwrap().0[0], Kind::Ping as u8);
         assert_eq!(outbox.next().unwrap().0[0], Kind::Urgent as u8);
         assert_eq!(outbox.next().unwrap().0[0], Kind::Message as u8);
     }
 
+    /// A peer that reads slowly gets what is urgent, whatever waits before it; and a lane that is full costs no other its place.
+    #[tokio::test]
+    async fn a_crowded_lane_neither_fills_nor_delays_a_more_urgent_one() {
+        let mut outbox = Outbox::default();
+        outbox.send(Lane::Health, long(40_000)).unwrap();
+        outbox.next().unwrap();
+        while outbox.send(Lane::Health, long(60_000)).is_ok() {}
+        while outbox.send(Lane::Rest, long(60_000)).is_ok() {}
+        outbox.send(Lane::Services, long(3)).unwrap();
+        outbox.send(Lane::Policy, long(2)).unwrap();
+        outbox.send(Lane::Liveness, long(1)).unwrap();
+        let lengths: Vec<usize> = through(outbox).await.iter().map(|thing| thing.bytes.len()).collect();
+        // Its first piece was written above: it is whole before another of its stream begins.
+        assert_eq!(lengths[..3], [40_000 - PIECE, 1, 2]);
+        let place = |length| lengths.iter().position(|found| *found == length).unwrap();
+        assert!(lengths[3..place(3)].iter().all(|length| *length == 60_000));
+        let health = MAX_QUEUED.0 / 60_000;
+        assert_eq!(place(3), 3 + health, "endpoints wait for what is urgent, not for repair");
+    }
+
     #[test]
     fn queues_and_things_have_limits() {
         let mut outbox = Outbox::default();
-        assert_eq!(outbox.push(thing(Kind::Message, 1, MAX_MESSAGE + 1)), Err(LinkError::TooLong(MAX_MESSAGE + 1)));
-        for id in 0..4 {
-            outbox.push(thing(Kind::Message, id, MAX_MESSAGE)).unwrap();
+        let many = MAX_MESSAGE + 1;
+        assert_eq!(outbox.send(Lane::Rest, long(many)), Err(LinkError::TooLong(many)));
+        for lane in Lane::ALL {
+            let limit = if lane < Lane::Services { MAX_QUEUED.0 } else { MAX_QUEUED.1 };
+            for _ in 0..limit / MAX_MESSAGE {
+                outbox.send(lane, long(MAX_MESSAGE)).unwrap();
+            }
+            assert_eq!(outbox.send(lane, long(1)), Err(LinkError::Full), "{lane:?}");
         }
-        assert_eq!(outbox.push(thing(Kind::Message, 9, 1)), Err(LinkError::Full));
-        outbox.push(thing(Kind::Urgent, 9, 1)).unwrap();
+        let mut outbox = Outbox::default();
+        for _ in 0..MAX_QUEUED_THINGS {
+            outbox.send(Lane::Liveness, long(1)).unwrap();
+        }
+        assert_eq!(outbox.send(Lane::Liveness, long(1)), Err(LinkError::Full));
     }
 
     #[tokio::test]
@@ -265,19 +333,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_in_comes_out_in_order_by_lane(lengths in proptest::collection::vec((0usize..4, 0usize..50_000), 0..20)) {
-            let kinds = [Kind::Urgent, Kind::Message, Kind::Request, Kind::Reply];
+        fn what_goes_in_comes_out_in_order_by_queue(
+            lengths in proptest::collection::vec((0..QUEUES.len() - 1, 0usize..50_000), 0..20),
+        ) {
             let mut outbox = Outbox::default();
-            let mut sent: [Vec<Thing>; 4] = Default::default();
-            for (id, (kind, length)) in lengths.into_iter().enumerate() {
-                let thing = thing(kinds[kind], u32::try_from(id).unwrap(), length);
-                sent[thing.kind.lane()].push(thing.clone());
-                outbox.push(thing).unwrap();
+            let mut sent: [Vec<Thing>; QUEUES.len()] = Default::default();
+            for (id, (queue, length)) in lengths.into_iter().enumerate() {
+                // Its first byte says whence it comes.
+                let bytes = Bytes::from([vec![u8::try_from(queue).unwrap()], vec![7; length]].concat());
+                let id = u32::try_from(id).unwrap();
+                let (thing, queued) = match Lane::ALL.get(queue) {
+                    Some(lane) => (Thing { kind: Kind::of(*lane), id: 0, bytes: bytes.clone() }, outbox.send(*lane, bytes)),
+                    None => {
+                        let kind = if length % 2 == 0 { Kind::Request } else { Kind::Reply };
+                        let thing = Thing { kind, id, bytes };
+                        (thing.clone(), outbox.push(thing))
+                    }
+                };
+                queued.unwrap();
+                sent[queue].push(thing);
             }
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let mut got: [Vec<Thing>; 4] = Default::default();
+            let mut got: [Vec<Thing>; QUEUES.len()] = Default::default();
             for thing in runtime.block_on(through(outbox)) {
-                got[thing.kind.lane()].push(thing);
+                got[usize::from(thing.bytes[0])].push(thing);
             }
             prop_assert_eq!(got, sent);
         }

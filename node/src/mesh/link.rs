@@ -17,6 +17,7 @@ use certs::{
     codec::{self, Envelope},
     verify::Peer,
 };
+use membership::engine::Lane;
 use tokio::{
     io::{AsyncWriteExt as _, BufReader, BufWriter, ReadHalf, WriteHalf},
     sync::{Notify, oneshot},
@@ -50,15 +51,6 @@ const MAX_REASON: usize = 256;
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Kind of the envelope that opens a link.
 const HELLO: u16 = 2;
-
-/// How urgent a message is: urgent ones overtake the rest between pieces of 16 KiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Urgency {
-    /// Probes, revocations, policy digests, health.
-    High,
-    /// The rest.
-    Low,
-}
 
 /// A link to one node. Cheap to clone; it closes when the last clone is dropped or [`PeerLink::close`] is called.
 #[derive(Debug, Clone)]
@@ -206,12 +198,8 @@ impl PeerLink {
     ///
     /// # Errors
     /// The link is closed, its queue is full, or the message is too long.
-    pub fn send(&self, urgency: Urgency, message: Bytes) -> Result<(), LinkError> {
-        let kind = match urgency {
-            Urgency::High => Kind::Urgent,
-            Urgency::Low => Kind::Message,
-        };
-        self.shared().push(Thing { kind, id: 0, bytes: message })
+    pub fn send(&self, lane: Lane, message: Bytes) -> Result<(), LinkError> {
+        self.shared().queue(|outbox| outbox.send(lane, message))
     }
 
     /// The next message; `None` once the link is closed. Cancel-safe.
@@ -315,10 +303,14 @@ impl Drop for Forget<'_> {
 
 impl Shared {
     fn push(&self, thing: Thing) -> Result<(), LinkError> {
+        self.queue(|outbox| outbox.push(thing))
+    }
+
+    fn queue(&self, add: impl FnOnce(&mut Outbox) -> Result<(), LinkError>) -> Result<(), LinkError> {
         if self.closed.is_cancelled() {
             return Err(self.end());
         }
-        lock(&self.outbox).push(thing)?;
+        add(&mut lock(&self.outbox))?;
         self.to_write.notify_one();
         Ok(())
     }

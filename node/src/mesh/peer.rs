@@ -14,7 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use super::link::{Asked, LinkError, PeerLink, Urgency};
+pub use super::link::{Asked, LinkError, PeerLink};
 use super::{
     ControlSockets, EXPIRY_INTERVAL, Mesh,
     accept::{self, Accepted, HANDSHAKE_TIMEOUT, Handover},

@@ -103,13 +103,21 @@ pub enum Door {
 impl Admin {
     /// The interface of an agent; `circuits` is what the data plane knows of the clusters that it calls.
     pub fn new(agent: Agent, telemetry: Telemetry, tasks: Tasks, circuits: Arc<Circuits>) -> Self {
-        let asked = agent.clone();
+        let by_lane = |name, help, count: fn(&Agent) -> Vec<(&'static str, u64)>| {
+            let asked = agent.clone();
+            telemetry.collect(name, help, Kind::Counter, move || {
+                let sample = |(lane, count): (&str, u64)| Sample {
+                    labels: vec![("lane", lane.to_owned())],
+                    value: count as f64,
+                };
+                count(&asked).into_iter().map(sample).collect()
+            });
+        };
         let help = "Bytes sent to other nodes for membership, by urgency";
-        telemetry.collect("skein_gossip_bytes_total", help, Kind::Counter, move || {
-            let sample =
-                |(lane, bytes): (&str, u64)| Sample { labels: vec![("lane", lane.to_owned())], value: bytes as f64 };
-            asked.gossip_bytes().into_iter().map(sample).collect()
-        });
+        by_lane("skein_gossip_bytes_total", help, Agent::gossip_bytes);
+        let help =
+            "Messages for membership that a slow peer's full queue did not take, by urgency; repair makes up for them";
+        by_lane("skein_gossip_dropped_total", help, Agent::gossip_dropped);
         let [watches, scrapes, heavy] =
             [WATCHES, metrics::AT_ONCE, HEAVY].map(|places| Arc::new(Semaphore::new(places)));
         let (traffic, targets, timeline, matrix, concerns) = Default::default();

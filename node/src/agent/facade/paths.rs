@@ -111,4 +111,9 @@ impl Agent {
     pub fn gossip_bytes(&self) -> Vec<(&'static str, u64)> {
         Lane::ALL.iter().zip(self.inner.sync.links.sent()).map(|(lane, bytes)| (lane.word(), bytes)).collect()
     }
+
+    /// Messages for membership that were not sent since the start because their peer reads too slowly, by lane.
+    pub fn gossip_dropped(&self) -> Vec<(&'static str, u64)> {
+        Lane::ALL.iter().zip(self.inner.sync.links.dropped()).map(|(lane, messages)| (lane.word(), messages)).collect()
+    }
 }

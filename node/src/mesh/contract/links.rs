@@ -4,6 +4,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use bytes::Bytes;
 use certs::{tls, verify::Authority};
+use membership::engine::Lane;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
@@ -14,7 +15,7 @@ use super::{
         Transport, admin,
         error::Error,
         join,
-        peer::{LinkError, MAX_MESSAGE, PeerLink, Urgency},
+        peer::{LinkError, MAX_MESSAGE, PeerLink},
     },
     Node, PATIENCE, Trust, over_both,
 };
@@ -56,13 +57,13 @@ async fn messages_go_both_ways(transport: Transport) {
     assert!(from_a.dialled() && !at_b.dialled());
     for length in [0, 1, 20_000, MAX_MESSAGE] {
         let message = Bytes::from(vec![5; length]);
-        from_a.send(Urgency::Low, message.clone()).unwrap();
-        at_b.send(Urgency::High, message.clone()).unwrap();
+        from_a.send(Lane::Rest, message.clone()).unwrap();
+        at_b.send(Lane::Liveness, message.clone()).unwrap();
         assert_eq!(timeout(PATIENCE, at_b.recv()).await.unwrap(), Some(message.clone()));
         assert_eq!(timeout(PATIENCE, from_a.recv()).await.unwrap(), Some(message));
     }
     let long = Bytes::from(vec![5; MAX_MESSAGE + 1]);
-    assert_eq!(from_a.send(Urgency::Low, long), Err(LinkError::TooLong(MAX_MESSAGE + 1)));
+    assert_eq!(from_a.send(Lane::Rest, long), Err(LinkError::TooLong(MAX_MESSAGE + 1)));
     assert!(from_a.rtt() > Duration::ZERO && from_a.rtt() < Duration::from_secs(5));
 }
 
@@ -103,7 +104,7 @@ async fn a_closed_link_says_why(transport: Transport) {
     from_a.close("going home");
     assert_eq!(timeout(PATIENCE, at_b.closed()).await.unwrap(), "going home");
     assert_eq!(at_b.recv().await, None);
-    assert!(matches!(at_b.send(Urgency::Low, Bytes::new()), Err(LinkError::Closed(why)) if why == "going home"));
+    assert!(matches!(at_b.send(Lane::Rest, Bytes::new()), Err(LinkError::Closed(why)) if why == "going home"));
     drop((a, b));
 }
 
@@ -111,7 +112,7 @@ async fn a_link_ends_when_nobody_holds_it(transport: Transport) {
     let Linked { from_a, at_b, a, b, .. } = linked(transport).await;
     let copy = from_a.clone();
     drop(from_a);
-    copy.send(Urgency::Low, Bytes::from_static(b"still here")).unwrap();
+    copy.send(Lane::Rest, Bytes::from_static(b"still here")).unwrap();
     assert_eq!(timeout(PATIENCE, at_b.recv()).await.unwrap(), Some(Bytes::from_static(b"still here")));
     drop(copy);
     timeout(PATIENCE, at_b.closed()).await.unwrap();
@@ -136,7 +137,7 @@ async fn long_replies_do_not_hold_urgent_messages_back(transport: Transport) {
     let ask = from_a.request(1, Bytes::new(), PATIENCE);
     let answer = async {
         at_b.asked().await.unwrap().reply(vec![1; 6 << 20].into());
-        at_b.send(Urgency::High, Bytes::from_static(b"now")).unwrap();
+        at_b.send(Lane::Liveness, Bytes::from_static(b"now")).unwrap();
     };
     let urgent = async {
         assert_eq!(from_a.recv().await, Some(Bytes::from_static(b"now")));
@@ -187,7 +188,7 @@ async fn a_silent_tcp_peer_is_given_up() {
     let relay = super::paths::Relay::start(b.address(), false).await;
     let (from_a, at_b) = tokio::join!(a.peers.dial(Some(&b.id), relay.address), b.peers.accept());
     let (from_a, at_b) = (from_a.unwrap(), at_b.unwrap());
-    from_a.send(Urgency::Low, Bytes::from_static(b"x")).unwrap();
+    from_a.send(Lane::Rest, Bytes::from_static(b"x")).unwrap();
     at_b.recv().await.unwrap();
     relay.freeze();
     let ends = async { tokio::join!(from_a.closed(), at_b.closed()) };
