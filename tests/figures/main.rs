@@ -1,7 +1,8 @@
 //! Prints the figures that an issue says must hold: what was measured, its bound, and whether it holds.
 //!
 //! `cargo run --release -p tests --bin figures -- main|policy|http|identity [rotation]|membership|membership-long|edges|seeing [-o json]`;
-//! `SKEIN_FIGURES_SECONDS` says how long `identity` and `identity rotation` keep the load up while the root changes (75 and 600).
+//! `SKEIN_FIGURES_SECONDS` says how long `identity` and `identity rotation` keep the load up while the root changes (75 and 600), and how
+//! long each loss of `membership-long parted` lasts (3,600).
 
 mod edges;
 mod http;
@@ -12,7 +13,7 @@ mod membership;
 mod policy;
 mod seeing;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use harness::process::Skein;
 use serde::Serialize;
@@ -104,6 +105,11 @@ fn rooms(rooms: &[(&str, &dyn Fn() -> Vec<Figure>)]) -> Vec<Figure> {
     let named = |name: &str| words.iter().any(|word| word == name);
     let all = !rooms.iter().any(|(name, _)| named(name));
     rooms.iter().filter(|(name, _)| all || named(name)).flat_map(|(_, figures)| figures()).collect()
+}
+
+/// How long a figure is to take, where somebody asked for less or more than usual.
+fn asked_seconds() -> Option<Duration> {
+    std::env::var("SKEIN_FIGURES_SECONDS").ok()?.parse().ok().map(Duration::from_secs)
 }
 
 /// The word before which everything is `skein`'s own command line: the figures bring their own node.

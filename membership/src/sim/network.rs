@@ -12,6 +12,7 @@ use certs::{codec::Millis, id::NodeId, verify::Authority};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
+    dials::Dials,
     population::{Citizen, START},
     queue::{Delivery, Queue},
     twin::{NEWS_PEERS, News, PEERS},
@@ -30,8 +31,6 @@ pub use super::virtual_time::Repair;
 
 /// A link whose peer is silent ends after this.
 pub const IDLE_MS: u64 = 2_500;
-/// A dial into the void ends after this.
-const DIAL_MS: u64 = 3_000;
 pub(super) const ROUND_MS: u64 = 1_000;
 
 /// Looks at what is sent, and may change or drop it.
@@ -50,9 +49,9 @@ pub struct Network {
     pub(super) addresses: BTreeMap<SocketAddr, NodeId>,
     pub(super) queue: Queue,
     wakes: BinaryHeap<Reverse<(Millis, NodeId)>>,
-    count: u64,
+    pub(super) count: u64,
     pub(super) links: BTreeMap<LinkId, (NodeId, NodeId)>,
-    between: BTreeMap<(NodeId, NodeId), BTreeSet<LinkId>>,
+    pub(super) between: BTreeMap<(NodeId, NodeId), BTreeSet<LinkId>>,
     /// When the last message over a link arrives, towards who accepted it or who dialled it: links keep order.
     arrivals: BTreeMap<(LinkId, bool), Millis>,
     pub(super) random: StdRng,
@@ -105,6 +104,7 @@ pub struct Host {
     /// False once it was killed.
     pub up: bool,
     pub(super) paused_until: Millis,
+    pub(super) dials: Dials,
     round: Millis,
     feed: bool,
     news: News,
@@ -186,6 +186,7 @@ impl Network {
             told: 0,
             up: true,
             paused_until: 0,
+            dials: Dials::default(),
             round: self.now + self.random.random_range(0..ROUND_MS),
             feed: true,
             news: News::default(),
@@ -291,7 +292,7 @@ impl Network {
         self.between.get(&pair(one, other)).into_iter().flatten().copied().collect()
     }
 
-    fn soon(&mut self, delivery: Delivery) {
+    pub(super) fn soon(&mut self, delivery: Delivery) {
         let at = self.now + self.random.random_range(1..=3);
         self.queue.push(at, delivery);
     }
@@ -349,28 +350,6 @@ impl Network {
     #[must_use]
     pub fn link(&self, one: &NodeId, other: &NodeId) -> Option<LinkId> {
         self.between.get(&pair(one, other))?.first().copied()
-    }
-
-    fn dial(&mut self, from: &NodeId, node: Option<NodeId>, address: SocketAddr) {
-        let fail = |wait: u64| (wait, Event::DialFailed { node: node.clone(), address });
-        let listens = |host: &Host| host.up && host.address == address;
-        let target = self.addresses.get(&address).map(|name| (name.clone(), listens(&self.nodes[name])));
-        let cut = |name: &NodeId| self.is_cut(from, name) || self.is_cut(name, from);
-        let (wait, event) = match target {
-            Some((name, true)) if !cut(&name) && node.as_ref().is_none_or(|node| *node == name) => {
-                self.count += 1;
-                let link = LinkId(self.count);
-                self.links.insert(link, (from.clone(), name.clone()));
-                self.between.entry(pair(from, &name)).or_default().insert(link);
-                let accepted = Event::LinkUp { node: from.clone(), link, dialled: None };
-                self.soon(Delivery::Event { to: name.clone(), event: Box::new(accepted) });
-                (2, Event::LinkUp { node: name, link, dialled: Some(address) })
-            }
-            Some((name, _)) if cut(&name) => fail(DIAL_MS),
-            _ => fail(2),
-        };
-        let at = self.now + wait;
-        self.queue.push(at, Delivery::Event { to: from.clone(), event: Box::new(event) });
     }
 
     /// Runs for a time.
@@ -464,7 +443,10 @@ impl Network {
                     self.event(&to, Event::Message { from, link, bytes: bytes.to_vec() });
                 }
             }
-            Delivery::Event { event, .. } => self.event(&to, *event),
+            Delivery::Event { event, .. } => {
+                self.dialled(&to, &event);
+                self.event(&to, *event);
+            }
             Delivery::Dial { from, node, address } => self.dial(&from, node, address),
             Delivery::Silence { link, one, other } => {
                 if self.is_cut(&one, &other) || self.is_cut(&other, &one) {
@@ -484,7 +466,7 @@ impl Network {
     }
 }
 
-fn pair(one: &NodeId, other: &NodeId) -> (NodeId, NodeId) {
+pub(super) fn pair(one: &NodeId, other: &NodeId) -> (NodeId, NodeId) {
     let (one, other) = if one < other { (one, other) } else { (other, one) };
     (one.clone(), other.clone())
 }

@@ -1,7 +1,7 @@
 //! Links between nodes as nodes: the control runtime's side of the mesh, over QUIC or TLS/TCP.
 
 use crate::lock::lock;
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::{
     id::{NodeId, SpiffeId},
@@ -35,6 +35,9 @@ use super::{
 pub const MAX_MESSAGE: usize = 1 << 20;
 /// Longest request or reply on a link, bytes: a changeset is at most 4 MiB.
 pub const MAX_REPLY: usize = 6 << 20;
+/// Time for a link to be made, and then for the peer's first word on it. Less than a data connection has: a dial into the void tells that
+/// a node is out of reach, and one that was only slow is dialled again.
+const LINK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Links that wait for [`PeerNetwork::accept`].
 const LINK_QUEUE: usize = 256;
 /// Joiners, and operators, that wait to be served.
@@ -104,7 +107,7 @@ impl PeerNetwork {
             expect: node.map(|node| SpiffeId::node(own.trust_domain.clone(), node.clone())),
             node: node.cloned(),
             address,
-            patience: dial::CONNECT_TIMEOUT,
+            patience: LINK_TIMEOUT,
             first: CONTROL | rand::random::<u8>(),
         };
         let retirement = Retirement::of_link(mesh);
@@ -128,7 +131,7 @@ impl PeerNetwork {
             mesh,
             Introduction { peer, remote: address, dialled: true, stream: stream.0, handle: stream.1 },
         );
-        match tokio::time::timeout(dial::CONNECT_TIMEOUT, link.welcomed()).await {
+        match tokio::time::timeout(LINK_TIMEOUT, link.welcomed()).await {
             Ok(Ok(())) => Ok(link),
             Ok(Err(reason)) => Err(Error::Unwelcome { node, address, reason: reason.into() }),
             Err(_) => Err(Error::Connect { node: node.as_str().into(), address, reason: "no greeting in time".into() }),

@@ -21,7 +21,7 @@ const LONG: u64 = 600;
 
 /// All, or with the word `rotation` the change of the root alone and for long.
 pub(crate) fn figures(skein: &Skein, alone: Option<&str>) -> Vec<Figure> {
-    let asked = std::env::var("SKEIN_FIGURES_SECONDS").ok().and_then(|text| text.parse().ok());
+    let asked = crate::asked_seconds().map(|time| time.as_secs());
     if alone == Some("rotation") {
         return rotation::figures(skein, asked.unwrap_or(LONG));
     }

@@ -1,5 +1,5 @@
 //! The figures of membership: three real nodes, a hundred and a thousand simulated ones. `figures membership` plays minutes;
-//! `figures membership-long` plays the hours of loss and starts thirty real nodes.
+//! `figures membership-long` plays the hours of loss, starts thirty real nodes, and parts three of them where it is root.
 
 mod parted;
 mod real;
@@ -16,29 +16,52 @@ const ALONE_SPREAD: [&str; 2] = ["chitchat alone: 2.2 s", "chitchat alone: 2.1 s
 const ALONE_KILL: [&str; 2] = ["chitchat alone: 8.8 s", "chitchat alone: 10.9 s"];
 const ALONE_BYTES: [&str; 2] = ["chitchat alone: 36 kB/s", "chitchat alone: 354 kB/s"];
 
+/// Shares of messages that get lost.
+const LOSSES: [f64; 2] = [0.05, 0.2];
+
 const LINK: &str = "link = { delay = \"1ms\", jitter = \"1ms\" }";
 
 pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
-    let mut all = real::figures(skein);
-    all.extend(real::ten(skein));
-    all.extend(simulated(skein, 0, 100, [20.0, 3_000.0, 1_000.0, 15_000.0, 2_000.0]));
-    all.push(joins(skein));
-    all.extend(simulated(skein, 1, 1_000, [50.0, 4_000.0, 1_500.0, 100_000.0, 3_000.0]));
-    all.extend([0.05, 0.2].map(|loss| lossy(skein, 100, loss, "5m")));
-    all.push(repaired(skein, 3, 2_000.0));
-    all
+    crate::rooms(&[
+        ("real", &|| real::figures(skein)),
+        ("ten", &|| real::ten(skein)),
+        ("hundred", &|| {
+            let mut all = simulated(skein, 0, 100, [20.0, 3_000.0, 1_000.0, 15_000.0, 2_000.0]);
+            all.push(joins(skein));
+            all
+        }),
+        ("thousand", &|| simulated(skein, 1, 1_000, [50.0, 4_000.0, 1_500.0, 100_000.0, 3_000.0])),
+        ("lossy", &|| LOSSES.map(|loss| lossy(skein, 100, loss, "5m")).into()),
+        ("repaired", &|| vec![repaired(skein, 3, 2_000.0)]),
+        ("long", &later),
+    ])
 }
 
-/// What takes an hour of virtual time, or thirty processes.
+/// What takes hours of virtual time, thirty processes, or root.
 pub(crate) fn long(skein: &Skein) -> Vec<Figure> {
-    let mut all = vec![];
-    for nodes in [3, 100] {
-        all.extend([0.05, 0.2].map(|loss| lossy(skein, nodes, loss, "1h")));
+    crate::rooms(&[
+        ("three", &|| LOSSES.map(|loss| lossy(skein, 3, loss, "1h")).into()),
+        ("hundred", &|| LOSSES.map(|loss| lossy(skein, 100, loss, "1h")).into()),
+        ("thousand", &|| LOSSES.map(|loss| lossy(skein, 1_000, loss, "1h")).into()),
+        ("repaired", &|| vec![repaired(skein, 100, 3_000.0)]),
+        ("thirty", &|| real::thirty(skein)),
+        ("parted", &|| parted::figures(skein)),
+    ])
+}
+
+/// What only [`long`] measures, so that nobody takes the short table for all of it.
+fn later() -> Vec<Figure> {
+    let because = "`figures -- membership-long` measures it";
+    let deaths = |id: String| Figure::not_measured(id, "deaths", 0.0, because);
+    let mut all = Vec::new();
+    for loss in LOSSES {
+        all.extend([3, 100, 1_000].map(|nodes| deaths(lossy_id(nodes, loss, "1h"))));
+        all.push(deaths(parted::lossy_id(loss)));
     }
-    all.extend([0.05, 0.2].map(|loss| lossy(skein, 1_000, loss, "10m")));
-    all.push(repaired(skein, 100, 3_000.0));
-    all.extend(real::thirty(skein));
-    all.extend(parted::figures(skein));
+    all.push(Figure::not_measured("repair_p100_100_chitchat", "ms", 3_000.0, because));
+    all.push(Figure::not_measured(parted::HEAL, "ms", 1_000.0, because));
+    all.push(Figure::not_measured(real::REST_RESIDENT, "MiB", 25.0, because));
+    all.push(Figure::not_measured(real::REST_CPU, "% of a core", 1.0, because));
     all
 }
 
@@ -174,5 +197,9 @@ fn lossy(skein: &Skein, nodes: usize, loss: f64, duration: &str) -> Figure {
     let report = play(skein, &scenario);
     let deaths = report["false_deaths"].as_f64().unwrap_or(f64::INFINITY);
     let how = format!("{duration} in which {}% of all messages get lost and nobody sends one again", loss * 100.0);
-    Figure::at_most(format!("false_deaths_{nodes}_loss_{}", loss * 100.0), deaths, "deaths", 0.0, how)
+    Figure::at_most(lossy_id(nodes, loss, duration), deaths, "deaths", 0.0, how)
+}
+
+fn lossy_id(nodes: usize, loss: f64, duration: &str) -> String {
+    format!("false_deaths_{nodes}_loss_{}_{duration}", loss * 100.0)
 }

@@ -20,8 +20,9 @@ use crate::Figure;
 
 /// How long the partition lasts.
 const PARTED: Duration = Duration::from_secs(600);
-/// How long every fifth packet, and every twentieth, gets lost.
-const LOSSY: Duration = Duration::from_secs(600);
+/// How long every fifth packet, and every twentieth, gets lost, if nobody asks for another time.
+const LOSSY: Duration = Duration::from_secs(3_600);
+pub(super) const HEAL: &str = "heal_3";
 const NODES: [&str; 3] = ["a", "b", "c"];
 
 /// Runs in a thread of its own, whose namespace the nodes inherit.
@@ -36,8 +37,8 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
     });
     match measured.join() {
         Ok(Ok(figures)) => figures,
-        Ok(Err(why)) => vec![Figure::not_measured("heal_3", "ms", 1_000.0, why)],
-        Err(_) => vec![Figure::not_measured("heal_3", "ms", 1_000.0, "it failed, see above")],
+        Ok(Err(why)) => vec![Figure::not_measured(HEAL, "ms", 1_000.0, why)],
+        Err(_) => vec![Figure::not_measured(HEAL, "ms", 1_000.0, "it failed, see above")],
     }
 }
 
@@ -91,33 +92,36 @@ fn heal(cluster: &Cluster) -> Result<Figure, String> {
         let alive = admin.iter().all(|at| NODES.iter().all(|of| is_seen(*at, of, "alive")));
         alive && admin.iter().all(|at| endpoints(*at, "shop/extra") == 2)
     });
-    Ok(Figure::at_most("heal_3", took, "ms", 1_000.0, "three real nodes, parted for 10 min by dropped packets"))
+    Ok(Figure::at_most(HEAL, took, "ms", 1_000.0, "three real nodes, parted for 10 min by dropped packets"))
 }
 
 /// Packets get lost by chance on the loopback, the harness's own questions among them.
 fn lossy(cluster: &Cluster) -> Vec<Figure> {
-    let measure = |cluster: &Cluster, percent: u32| -> Result<f64, String> {
-        let loss = format!("{percent}%");
-        run("tc", &["qdisc", "replace", "dev", "lo", "root", "netem", "loss", &loss], "")?;
-        let deaths = |cluster: &Cluster| -> usize {
-            NODES.iter().map(|name| cluster.log(name).matches("is dead").count()).sum()
-        };
-        let before = deaths(cluster);
-        std::thread::sleep(LOSSY);
-        run("tc", &["qdisc", "delete", "dev", "lo", "root"], "")?;
-        Ok((deaths(cluster) - before) as f64)
+    let time = crate::asked_seconds().unwrap_or(LOSSY);
+    let deaths = || -> usize { NODES.iter().map(|name| cluster.log(name).matches("is dead").count()).sum() };
+    let measure = |loss: f64| -> Result<f64, String> {
+        let rules = format!(
+            "table ip lossy {{\n chain input {{\n  type filter hook input priority 0;\n  \
+             meta l4proto {{ tcp, udp }} numgen random mod 100 < {} drop\n }}\n}}\n",
+            loss * 100.0
+        );
+        let before = deaths();
+        run("nft", &["-f", "-"], &rules)?;
+        std::thread::sleep(time);
+        run("nft", &["delete", "table", "ip", "lossy"], "")?;
+        Ok((deaths() - before) as f64)
     };
-    let mut figures = Vec::new();
-    for percent in [5, 20] {
-        let id = format!("false_deaths_3_real_loss_{percent}");
-        figures.push(match measure(cluster, percent) {
-            Ok(deaths) => {
-                let how =
-                    format!("three real nodes, 10 min in which {percent}% of all packets get lost, by tc's netem");
-                Figure::at_most(id, deaths, "deaths", 0.0, how)
-            }
-            Err(why) => Figure::not_measured(id, "deaths", 0.0, why),
-        });
-    }
-    figures
+    let measured = |loss: f64| match measure(loss) {
+        Ok(deaths) => {
+            let how =
+                format!("three real nodes, {time:?} in which {}% of all packets get lost, by nftables", loss * 100.0);
+            Figure::at_most(lossy_id(loss), deaths, "deaths", 0.0, how)
+        }
+        Err(why) => Figure::not_measured(lossy_id(loss), "deaths", 0.0, why),
+    };
+    super::LOSSES.map(measured).into()
+}
+
+pub(super) fn lossy_id(loss: f64) -> String {
+    format!("false_deaths_3_real_loss_{}", loss * 100.0)
 }

@@ -26,6 +26,9 @@ const KILLED_OF_TEN: usize = 4;
 /// How long the many are left alone before, and while, they are measured.
 const REST: Duration = Duration::from_secs(20);
 
+pub(super) const REST_RESIDENT: &str = "rest_30_resident";
+pub(super) const REST_CPU: &str = "rest_30_cpu";
+
 fn ask(admin: SocketAddr, path: &str) -> Value {
     let answer = http::get(admin, "localhost", path).ok();
     answer.and_then(|answer| serde_json::from_slice(&answer.body).ok()).unwrap_or(Value::Null)
@@ -184,12 +187,12 @@ pub(super) fn thirty(skein: &Skein) -> Vec<Figure> {
     let resident = names.iter().map(|name| cluster.node(name).resident()).max().unwrap_or(u64::MAX);
     vec![
         Figure::at_most(
-            "rest_30_resident",
+            REST_RESIDENT,
             resident as f64 / 1_048_576.0,
             "MiB",
             25.0,
             "the largest of thirty real nodes on one machine",
         ),
-        Figure::at_most("rest_30_cpu", used, "% of a core", 1.0, "the busiest of thirty real nodes over 20 s of rest"),
+        Figure::at_most(REST_CPU, used, "% of a core", 1.0, "the busiest of thirty real nodes over 20 s of rest"),
     ]
 }
