@@ -280,7 +280,7 @@ async fn watch(client: &mut Client, path: &str, ctx: &Context, seen: &Seen<'_>) 
                 if let Some(namespaces) = losses.namespaces.as_ref().filter(|_| !seen.limited.replace(true)) {
                     let names: Vec<&str> = namespaces.iter().map(String::as_str).collect();
                     seen.say(&format!(
-                        "requests are shown that {} sends or gets: so far your roles go",
+                        "only what these namespaces send or get is shown, as your roles say: {}",
                         names.join(", ")
                     ));
                 }
