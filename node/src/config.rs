@@ -27,7 +27,7 @@ pub use self::{
     check::{read, read_text, service_from_toml},
     error::ConfigError,
     listeners::{Listeners, Place},
-    write::{Minimal, ensure, service_file, service_to_toml, write_atomically},
+    write::{Minimal, defaults, ensure, service_file, service_to_toml, write_atomically},
 };
 
 /// Everything that the files say, checked, defaults filled in.

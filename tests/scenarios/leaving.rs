@@ -3,6 +3,7 @@
 use harness::{
     cluster::{Cluster, Plan, Service},
     eventually,
+    frames::{self, Frames, Outcome, flag},
     http::{self, Answer, Connection},
 };
 use nix::sys::signal::Signal;
@@ -57,6 +58,35 @@ fn a_drained_gateway_answers_and_sends_its_clients_elsewhere() {
     cluster.on("edge", &["drain", "--undo"]).expect_code(0);
     told(&cluster, 200);
     assert!(!ends(&http::get(door, HOST, "/").expect("an answer")));
+}
+
+#[test]
+fn a_drained_gateway_says_goaway_to_clients_of_http2() {
+    let cluster = edge();
+    let server = "{port: {number: 8081, name: grpc, protocol: GRPC}, hosts: ['*.example.com']}";
+    let documents = [gateway("calls", server), routes("calls", "calls", HOST, CART)];
+    cluster.push("shop", &documents.concat(), &["--wait", "all"]).expect_code(0);
+    opened(&cluster, 8081);
+    let open = || Frames::open(at(&cluster, 8081)).expect("it is open");
+    let ask = |frames: &mut Frames, stream: u32| {
+        assert!(frames.headers(stream, &frames::get(HOST, "/"), flag::END_STREAM), "it takes a request");
+        frames.outcome(stream)
+    };
+    let mut kept = open();
+    assert_eq!((ask(&mut kept, 1), ask(&mut kept, 3)), (Outcome::Status(200), Outcome::Status(200)));
+    cluster.on("edge", &["drain"]).expect_code(0);
+    told(&cluster, 503);
+    // What was asked is answered, and the client is told in peace to ask elsewhere next; in which order is nobody's business.
+    let goes = |frames: &mut Frames, stream: u32| {
+        let outcomes = [ask(frames, stream), frames.outcome(stream)];
+        assert!([Outcome::Status(200), Outcome::GoAway(0)].iter().all(|one| outcomes.contains(one)), "{outcomes:?}");
+    };
+    goes(&mut kept, 5);
+    goes(&mut open(), 1);
+    cluster.on("edge", &["drain", "--undo"]).expect_code(0);
+    told(&cluster, 200);
+    let mut back = open();
+    assert_eq!((ask(&mut back, 1), ask(&mut back, 3)), (Outcome::Status(200), Outcome::Status(200)));
 }
 
 #[test]

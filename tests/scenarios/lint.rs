@@ -68,6 +68,26 @@ fn warnings_are_shown_counted_and_silenced() {
 }
 
 #[test]
+fn an_end_that_has_passed_is_a_warning() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let ending = |end: &str| {
+        let annotated = format!("metadata:\n  annotations:\n    skein.dev/expires: \"{end}\"\n");
+        let text =
+            virtual_service("  - route:\n    - destination: {host: reviews}\n").replacen("metadata:\n", &annotated, 1);
+        std::fs::write(folder.path().join("a.yaml"), text).expect("a file");
+        lint(folder.path(), &["--strict", "-o", "json"])
+    };
+    let told = ending("2020-01-01T00:00:00Z").expect_code(3).json();
+    let problem = &told[0]["problems"][0];
+    assert_eq!(
+        (&problem["code"], &problem["severity"], &problem["line"]),
+        (&"SKN0169".into(), &"warning".into(), &5.into())
+    );
+    assert_eq!(told[0]["valid"], true, "{told}");
+    ending("2500-01-01T00:00:00Z").expect_code(0);
+}
+
+#[test]
 fn a_schema_is_printed_without_a_mesh() {
     let output = skein().command().args(["policy", "schema", "vs"]).output().expect("skein can be started");
     let schema: Value = serde_json::from_slice(&output.stdout).expect("JSON");

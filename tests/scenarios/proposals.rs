@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{reviews, subsets, written};
 
 /// A second operator's directory: the first one's, with a key of its own. Gives the directory and the public key.
-fn second_operator(cluster: &Cluster) -> (String, String) {
+pub(crate) fn second_operator(cluster: &Cluster) -> (String, String) {
     let dir = cluster.path().join("bob");
     std::fs::create_dir(&dir).expect("the temporary directory is writable");
     for file in ["bundle.pem", "mesh.toml"] {

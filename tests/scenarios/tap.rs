@@ -1,9 +1,14 @@
 //! `skein tap`: requests as they end, at all nodes, for those who may look.
 
-use harness::{cluster::Cluster, eventually, http, telling::Telling};
+use harness::{
+    PATIENCE,
+    cluster::{Cluster, Plan, Service},
+    eventually, http,
+    telling::Telling,
+};
 use serde_json::{Value, json};
 
-use crate::{reviews, written};
+use crate::{proposals::second_operator, reviews, written};
 
 /// A tap that runs; it ends with the value.
 struct Tap(Telling);
@@ -77,6 +82,46 @@ fn both_sides_are_seen_without_secrets_and_only_what_was_asked_for() {
         1 => Ok(()),
         count => Err(format!("{count} lines")),
     });
+}
+
+/// Whose roles are of one namespace sees what that sends or gets, at any node; a recovery key, which signs RoleSets, sees no requests.
+#[test]
+fn an_operator_of_one_namespace_sees_its_requests_alone() {
+    let plans = [
+        ("web", Plan::with([Service::client("shop/web")])),
+        ("reviews-v1", Plan::with([Service::version("shop/reviews", "v1")])),
+        ("ledger", Plan::with([Service::version("bank/ledger", "v1")])),
+    ];
+    let cluster = Cluster::start(crate::skein(), &plans);
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster.wait_endpoints("bank/ledger", 1);
+    let (bob_dir, bob_key) = second_operator(&cluster);
+    let mut set = cluster.json("web", &["policy", "get", "RoleSet", "default", "-n", "istio-system"]);
+    set["spec"].as_object_mut().expect("a spec").remove("bundle");
+    set["spec"]["keys"].as_array_mut().expect("keys").push(json!({"name": "bob", "publicKey": bob_key}));
+    set["spec"]["roles"].as_array_mut().expect("roles").push(json!(
+        {"name": "bank", "keys": ["bob"], "threshold": 1, "namespaces": ["bank"], "kinds": ["*"], "verbs": ["view", "push"]}
+    ));
+    cluster.push("web", &set.to_string(), &["--wait", "all"]).expect_code(0);
+    let words = ["tap", "-o", "json", "--node", "web", "--operator", &bob_dir];
+    let tap = Telling::start(&cluster, "ledger", &words);
+    let lines = || -> Vec<Value> { tap.out().iter().map(|line| serde_json::from_str(line).expect("JSON")).collect() };
+    eventually("both sides of what the bank gets are seen", || {
+        assert_eq!(get(&cluster, "/private"), 200);
+        let asked = http::get(cluster.node("web").outbound(), "ledger.bank", "/balance").expect("an answer");
+        assert_eq!(asked.status, 200);
+        let seen = lines();
+        let of = |node: &str| seen.iter().any(|line| line["node"] == node);
+        if of("web") && of("ledger") { Ok(()) } else { Err(format!("{seen:#?}")) }
+    });
+    assert!(lines().iter().all(|line| line["path"] == "/balance"), "{:#?}", lines());
+    tap.until_err("it says so", |said| said.iter().any(|line| line.ends_with("is shown, as your roles say: bank")));
+    // A recovery key in the operator's place.
+    let recovery = cluster.operator().join("recovery.key");
+    std::fs::copy(recovery, std::path::Path::new(&bob_dir).join("operator.key")).expect("copied");
+    let refused = cluster.on("ledger", &[&words[..], &["--here"]].concat());
+    assert_eq!((refused.code, &refused.error()["error"]["code"]), (5, &json!("role_missing")), "{refused:?}");
 }
 
 #[test]

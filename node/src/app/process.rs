@@ -20,6 +20,12 @@ pub(super) fn prepare() {
 
 /// What OpenTelemetry's variables say. A node that cannot send spans serves all the same.
 pub(super) fn environment() -> Environment {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    for note in Environment::unheeded(std::env::vars_os().filter_map(text)) {
+        tracing::warn!("{note}");
+    }
     let read = Environment::read(|name| std::env::var(name).ok());
     read.unwrap_or_else(|error| {
         tracing::error!("no spans go to the node's own collector: {error}");

@@ -51,6 +51,9 @@ mod tap;
 mod top;
 mod wait;
 
+#[cfg(test)]
+mod documented;
+
 use std::process::ExitCode;
 
 use clap::FromArgMatches as _;

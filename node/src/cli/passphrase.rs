@@ -29,6 +29,8 @@ pub struct Passphrase {
     file: Option<PathBuf>,
     /// What opened a key of this command: one directory's keys are mostly under one.
     typed: Arc<Mutex<Option<Word>>>,
+    /// Keys that were opened, after what they lie as: to derive the key of a passphrase takes long, and a command may ask many nodes.
+    opened: Arc<Mutex<Vec<(String, Word)>>>,
     /// Of keys that are made, where it is not that of the file.
     new: Option<Arc<Word>>,
 }
@@ -36,7 +38,7 @@ pub struct Passphrase {
 impl Passphrase {
     /// The one in this file; without a file the terminal is asked.
     pub fn of(file: Option<PathBuf>) -> Self {
-        Self { file, typed: Arc::default(), new: None }
+        Self { file, ..Self::default() }
     }
 
     /// The same, with one for keys that are made: the one in the file, else typed twice.
@@ -81,6 +83,16 @@ impl Passphrase {
     /// # Errors
     /// `no_passphrase`: none is given and there is no terminal, or it is another one.
     pub(super) fn open(&self, path: &Path, text: &str) -> Result<Zeroizing<String>> {
+        let mut opened = self.opened.lock().expect("no code panics while it holds what was opened");
+        if let Some((_, key)) = opened.iter().find(|(sealed, _)| sealed == text) {
+            return Ok(key.clone());
+        }
+        let key = self.derive(path, text)?;
+        opened.push((text.to_owned(), key.clone()));
+        Ok(key)
+    }
+
+    fn derive(&self, path: &Path, text: &str) -> Result<Word> {
         let failed = |error: SealedError, hint: &str| {
             Error::new("no_passphrase", format!("{}: {error}", path.display())).hint(hint)
         };
@@ -217,6 +229,25 @@ impl Drop for Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_opened_once_is_not_derived_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("passphrase");
+        let with = |word: &str| {
+            std::fs::write(&file, word).unwrap();
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        };
+        with("horse");
+        let key = certs::sign::SigningKey::generate().to_pem();
+        let sealed = sealed::seal(&key, b"horse").unwrap();
+        let passphrase = Passphrase::of(Some(file.clone()));
+        assert_eq!(*passphrase.open(&file, &sealed).unwrap(), *key);
+        with("donkey");
+        // A clone is of the same command.
+        assert_eq!(*passphrase.clone().open(&file, &sealed).unwrap(), *key);
+        assert_eq!(Passphrase::of(Some(file.clone())).open(&file, &sealed).unwrap_err().code, "no_passphrase");
+    }
 
     #[test]
     fn a_line_is_edited_as_a_terminal_would() {

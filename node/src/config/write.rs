@@ -10,7 +10,7 @@ use std::{
 
 use certs::id::{NodeId, TrustDomain};
 
-use super::{Config, ConfigError, Port, Probe, Service, error::whole, read};
+use super::{Config, ConfigError, Port, Probe, Service, error::whole, read, read_text};
 
 /// What a new `skein.toml` says beside its defaults, and beside the places of this user, which are not those of another one.
 #[derive(Debug, Clone)]
@@ -47,6 +47,13 @@ pub fn ensure(file: &Path, minimal: &Minimal) -> Result<Config, ConfigError> {
         return Err(disagrees("[node] trust_domain", config.trust_domain.as_str(), minimal.trust_domain.as_str()));
     }
     Ok(config)
+}
+
+/// What a node has of which `file` says nothing but its names, as long as it is not there.
+pub fn defaults(file: &Path) -> Config {
+    let names = NodeId::new("node").ok().zip(TrustDomain::new("mesh.example").ok());
+    let (node, trust_domain) = names.expect("both are names");
+    read_text(file, &text(&Minimal { node, trust_domain, advertise: None }), &[]).expect("what is written is valid")
 }
 
 fn cannot(path: &Path, error: &std::io::Error) -> ConfigError {

@@ -66,6 +66,11 @@ impl Connected {
         Self { family: Arc::clone(family), series: family.find(labels), worker }
     }
 
+    /// True if the next connection is counted elsewhere; this one stays where it began.
+    pub(super) fn is_past(&self) -> bool {
+        self.family.is_past(&self.series)
+    }
+
     /// It is there.
     pub fn opened(&self) {
         self.count(|cells| &cells.opened, 1);

@@ -29,7 +29,7 @@ pub use redact::Redaction;
 pub use render::Format;
 pub use requests::{BOUNDS, BUCKETS, Measures, Recorder};
 pub(crate) use tap::statuses;
-pub use tap::{Losses, MAX_RATE, Tapped, Tapping, Taps, Wanted};
+pub use tap::{Losses, MAX_RATE, Namespaces, Tapped, Tapping, Taps, Wanted};
 pub use traffic::{Carried, Exchanged, PairConnections, PairTraffic, SLOT, SLOTS, quantile};
 
 use crate::lock::lock;

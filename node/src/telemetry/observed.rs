@@ -65,7 +65,7 @@ pub struct Observed {
     /// Says how the mesh's own lines look.
     pub config: Arc<MeshConfig>,
     /// It gets lines in the access log, as far as this wants them.
-    pub log: Option<Arc<LogRule>>,
+    pub log: Option<Arc<[LogRule]>>,
     /// It gets a span.
     pub span: Option<(Open, Arc<TraceRule>)>,
 }
@@ -102,19 +102,18 @@ impl Observed {
             taps.show(node, &self.entry, &summary, duration, pair.as_deref());
         }
         let mut lines = Vec::new();
-        if let Some(rule) = &self.log
-            && self.entry.is_wanted(rule.filter.as_ref(), &summary, duration)
-        {
-            for output in &rule.outputs {
-                match output {
-                    LogOutput::Stream(file, format) => {
-                        let line = self.entry.line(&self.config.access_log, format, &summary, duration);
-                        self.sinks.log.write(*file, line);
-                    }
-                    // What a collector is told of its own exports would be told by the next one, without an end.
-                    LogOutput::Collector(provider) if self.is_told_to(provider) => {}
-                    LogOutput::Collector(provider) => lines.push(Arc::clone(provider)),
+        for rule in self.log.iter().flat_map(|rules| &**rules) {
+            if !self.entry.is_wanted(rule.filter.as_ref(), &summary, duration) {
+                continue;
+            }
+            match &rule.output {
+                LogOutput::Stream(file, format) => {
+                    let line = self.entry.line(&self.config.access_log, format, &summary, duration);
+                    self.sinks.log.write(*file, line);
                 }
+                // What a collector is told of its own exports would be told by the next one, without an end.
+                LogOutput::Collector(provider) if self.is_told_to(provider) => {}
+                LogOutput::Collector(provider) => lines.push(Arc::clone(provider)),
             }
         }
         if self.span.is_some() || !lines.is_empty() {

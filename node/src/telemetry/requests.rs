@@ -135,12 +135,16 @@ pub(super) struct Cells {
 }
 
 impl Cells {
-    fn observe(&self, measures: &Measures) {
+    /// Of what no metric is offered only durations are counted, of which pages tell.
+    fn observe(&self, measures: &Measures, is_offered: bool) {
         let micros = u64::try_from(measures.duration.as_micros()).unwrap_or(u64::MAX);
         add(&self.duration_sum, micros);
+        add(&self.durations[bucket(micros)], 1);
+        if !is_offered {
+            return;
+        }
         add(&self.received_sum, measures.received);
         add(&self.sent_sum, measures.sent);
-        add(&self.durations[bucket(micros)], 1);
         add(&self.received[bucket(measures.received.saturating_mul(1_000))], 1);
         add(&self.sent[bucket(measures.sent.saturating_mul(1_000))], 1);
         if measures.messages != (0, 0) {
@@ -243,15 +247,16 @@ impl Recorder {
     /// One request ended so; its metrics differ from Istio's as the shape says.
     pub fn record(&self, summary: Summary, measures: &Measures, shape: Option<Shape>) {
         let labels = |shape| Labels { pair: Arc::clone(&self.pair), summary, shape };
+        let is_offered = shape.as_ref().is_none_or(|shape| shape.rule.offers());
         // What every request may say differently is not remembered.
         if shape.as_ref().is_some_and(|shape| !shape.values.is_empty()) {
-            return self.family.find(&labels(shape)).cell(self.worker).observe(measures);
+            return self.family.find(&labels(shape)).cell(self.worker).observe(measures, is_offered);
         }
         let mut known = lock(&self.known);
         let rule = shape.as_ref().map(|shape| &shape.rule);
         let position = match known.iter().position(|(seen, of, _)| *seen == summary && is_same(of.as_ref(), rule)) {
             Some(position) => {
-                if known[position].2.is_retired() {
+                if self.family.is_past(&known[position].2) {
                     known[position].2 = self.family.find(&labels(shape));
                 }
                 position
@@ -265,7 +270,7 @@ impl Recorder {
                 known.len() - 1
             }
         };
-        known[position].2.cell(self.worker).observe(measures);
+        known[position].2.cell(self.worker).observe(measures, is_offered);
     }
 
     /// A connection of bytes that has these flags so far. It is counted by what is then said of it.
@@ -279,9 +284,12 @@ impl Recorder {
         }
         let rule = shape.map(|shape| &shape.rule);
         let mut opened = lock(&self.opened);
-        let found = opened.iter().find(|(seen, of, _)| *seen == flags && is_same(of.as_ref(), rule));
-        if let Some((_, _, connected)) = found {
-            return connected.clone();
+        let found = opened.iter_mut().find(|(seen, of, _)| *seen == flags && is_same(of.as_ref(), rule));
+        if let Some((_, _, known)) = found {
+            if known.is_past() {
+                *known = connected();
+            }
+            return known.clone();
         }
         if opened.len() >= KNOWN {
             opened.clear();
@@ -372,6 +380,34 @@ mod tests {
             over.iter().map(|series| (series.labels.pair.reporter, series.durations().count())).collect();
         assert_eq!(counts, [(Reporter::Source, 3), (Reporter::Destination, 2)], "sums by reporter stay right");
         assert_eq!(family.overflowed().count(), 5);
+    }
+
+    #[test]
+    fn who_found_no_room_finds_it_once_others_are_forgotten() {
+        let (family, connections) = (Arc::new(Family::new(1)), no_connections());
+        let recorder = |name: &str| Recorder::new(Arc::clone(&family), Arc::clone(&connections), 0, pair(name));
+        let count = |recorder: &Recorder| {
+            recorder.record(summary(200), &took(Duration::ZERO), None);
+            recorder.connection(Flags::NONE, None).opened();
+        };
+        (0..SERIES_LIMIT).for_each(|service| count(&recorder(&service.to_string())));
+        let late = recorder("late");
+        count(&late);
+        let sweep = |now| {
+            family.sweep(now, |_, _| {});
+            connections.look(now, |_, _, _| {});
+        };
+        [0, IDLE, IDLE + 1].into_iter().for_each(sweep);
+        assert_eq!((family.length(), connections.length()), (0, 0));
+        count(&late);
+        let of_late = |labels: &Labels| &*labels.pair.service == "late";
+        assert_eq!(family.series().iter().filter(|series| of_late(&series.labels)).count(), 1);
+        assert_eq!(connections.series().iter().filter(|series| of_late(&series.labels)).count(), 1);
+        assert_eq!(
+            (family.overflowed().count(), connections.overflowed().opened),
+            (1, 1),
+            "what was counted there stays"
+        );
     }
 
     #[test]

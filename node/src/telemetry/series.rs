@@ -120,6 +120,12 @@ impl<C: Cells> Family<C> {
         self.length.load(Relaxed)
     }
 
+    /// True if who counts asks for the series anew: it may have been forgotten, or it is the overflow's and there is room again.
+    pub(super) fn is_past(&self, series: &Arc<Series<C>>) -> bool {
+        let has_room = || self.length() < SERIES_LIMIT;
+        series.is_retired() || self.overflow.iter().any(|over| Arc::ptr_eq(over, series)) && has_room()
+    }
+
     /// What was counted of combinations of labels that found no room.
     pub(super) fn overflowed(&self) -> C::Sum {
         let mut sum = C::Sum::default();

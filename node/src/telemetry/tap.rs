@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use certs::id::SpiffeId;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -60,9 +60,13 @@ pub struct Wanted {
     pub losses: bool,
 }
 
+/// Namespaces whose requests one may see; `None` is all.
+pub type Namespaces = Option<BTreeSet<String>>;
+
 #[derive(Debug)]
 struct Tap {
     wanted: Wanted,
+    namespaces: ArcSwap<Namespaces>,
     rate: u32,
     sender: mpsc::Sender<Tapped>,
     /// The second of uptime that is counted, and how many were told in it.
@@ -130,6 +134,9 @@ pub struct Losses {
     pub node: String,
     /// Since it was opened.
     pub left_out: u64,
+    /// Namespaces that send or get what the tap tells; absent where it tells of all.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub namespaces: Namespaces,
 }
 
 /// An open tap; it ends when dropped.
@@ -200,17 +207,18 @@ impl Taps {
         }))
     }
 
-    /// Opens one.
+    /// Opens one, which tells of these namespaces.
     ///
     /// # Errors
     /// What it wants cannot be, or too many are open; for people.
-    pub fn open(&self, wanted: Wanted) -> Result<Tapping, String> {
+    pub fn open(&self, wanted: Wanted, namespaces: Namespaces) -> Result<Tapping, String> {
         wanted.check()?;
         let (sender, requests) = mpsc::channel(WAITING);
         let rate = wanted.rate.unwrap_or(100);
         let counters = [(); 3].map(|()| AtomicU64::new(0));
         let [second, told, left_out] = counters;
-        let tap = Arc::new(Tap { wanted, rate, sender, second, told, left_out });
+        let namespaces = ArcSwap::from_pointee(namespaces);
+        let tap = Arc::new(Tap { wanted, namespaces, rate, sender, second, told, left_out });
         let _changing = lock(&self.0.changing);
         let mut taps = Vec::clone(&self.0.taps.load());
         if taps.len() >= TAPS {
@@ -236,7 +244,7 @@ impl Taps {
     /// Tells of a request that is over. Never waits.
     pub(super) fn show(&self, node: &str, entry: &Entry, summary: &Summary, duration: Duration, pair: Option<&Pair>) {
         for tap in self.0.taps.load().iter() {
-            if !tap.wanted.takes(entry, summary, duration, pair) {
+            if !tap.may_tell(pair) || !tap.wanted.takes(entry, summary, duration, pair) {
                 continue;
             }
             if !tap.has_room() {
@@ -253,6 +261,16 @@ impl Taps {
 }
 
 impl Tap {
+    /// Whether one of both ends is in its namespaces.
+    fn may_tell(&self, pair: Option<&Pair>) -> bool {
+        let namespaces = self.namespaces.load();
+        let Some(namespaces) = &**namespaces else { return true };
+        let of = |pair: &Pair| {
+            [&pair.source.namespace, &pair.destination.namespace, &pair.service_namespace].map(Arc::clone)
+        };
+        pair.is_some_and(|pair| of(pair).iter().any(|namespace| namespaces.contains(&**namespace)))
+    }
+
     /// Takes a place within this second; workers that meet at its beginning may tell a few more.
     fn has_room(&self) -> bool {
         let now = clock::uptime() / 1_000;
@@ -267,6 +285,17 @@ impl Tapping {
     /// The next request.
     pub async fn next(&mut self) -> Option<Tapped> {
         self.requests.recv().await
+    }
+
+    /// Of which namespaces it tells.
+    #[must_use]
+    pub fn namespaces(&self) -> Namespaces {
+        Namespaces::clone(&self.tap.namespaces.load())
+    }
+
+    /// It tells of these from now on.
+    pub fn limit(&self, namespaces: Namespaces) {
+        self.tap.namespaces.store(Arc::new(namespaces));
     }
 
     /// How many were left out so far; none waits to be taken after which they were.
@@ -361,7 +390,7 @@ mod tests {
     fn shown(wanted: Wanted) -> Option<Tapped> {
         let told = finished();
         let taps = Taps::new(Arc::default());
-        let mut tapping = taps.open(wanted).unwrap();
+        let mut tapping = taps.open(wanted, None).unwrap();
         taps.show("web-1", &told.observed.entry, &told.summary, told.duration, told.pair.as_deref());
         tapping.requests.try_recv().ok()
     }
@@ -385,8 +414,33 @@ mod tests {
             assert_eq!(shown(asked.clone()).is_some(), fits, "{asked:?}");
         }
         let taps = Taps::new(Arc::default());
-        assert!(taps.open(Wanted { status: Some("6xx".into()), ..wanted() }).is_err());
-        assert!(taps.open(Wanted { rate: Some(0), ..wanted() }).is_err());
+        assert!(taps.open(Wanted { status: Some("6xx".into()), ..wanted() }, None).is_err());
+        assert!(taps.open(Wanted { rate: Some(0), ..wanted() }, None).is_err());
+    }
+
+    #[test]
+    fn who_may_see_some_namespaces_sees_what_they_send_or_get() {
+        let told = finished();
+        let sees = |namespaces: &[&str], pair: Option<&Pair>| {
+            let taps = Taps::new(Arc::default());
+            let tapping = taps.open(Wanted::default(), None).unwrap();
+            tapping.limit(Some(namespaces.iter().map(|name| (*name).to_owned()).collect()));
+            taps.show("web-1", &told.observed.entry, &told.summary, told.duration, pair);
+            !tapping.requests.is_empty()
+        };
+        let pair = told.pair.as_deref().unwrap();
+        let source = &*pair.source.namespace;
+        assert_ne!(source, "default");
+        for (namespaces, is_seen) in [
+            (&["default"][..], true),
+            (&[source], true),
+            (&["bank"], false),
+            (&["bank", "default"], true),
+            (&[], false),
+        ] {
+            assert_eq!(sees(namespaces, Some(pair)), is_seen, "{namespaces:?}");
+        }
+        assert!(!sees(&["default"], None), "nobody knows whose it is");
     }
 
     #[test]
@@ -419,12 +473,12 @@ mod tests {
         let busy = Arc::<AtomicUsize>::default();
         let taps = Taps::new(Arc::clone(&busy));
         assert!(!taps.is_open());
-        let open: Vec<Tapping> = (0..TAPS).map(|_| taps.open(Wanted::default()).unwrap()).collect();
-        assert!(taps.open(Wanted::default()).is_err());
+        let open: Vec<Tapping> = (0..TAPS).map(|_| taps.open(Wanted::default(), None).unwrap()).collect();
+        assert!(taps.open(Wanted::default(), None).is_err());
         assert_eq!((taps.is_open(), busy.load(Relaxed)), (true, TAPS));
         drop(open);
         assert_eq!((taps.is_open(), busy.load(Relaxed)), (false, 0));
-        let mut tapping = taps.open(Wanted { rate: Some(MAX_RATE), ..Wanted::default() }).unwrap();
+        let mut tapping = taps.open(Wanted { rate: Some(MAX_RATE), ..Wanted::default() }, None).unwrap();
         let told = finished();
         for _ in 0..WAITING + 3 {
             taps.show("web-1", &told.observed.entry, &told.summary, told.duration, None);

@@ -81,7 +81,7 @@ pub struct Observed {
     /// Some are traced, and their spans go to a provider.
     pub traces: bool,
     /// The log of what is no workload's here, as MeshConfig alone says.
-    pub log: Option<Arc<LogRule>>,
+    pub log: Option<Arc<[LogRule]>>,
     /// The same of traces.
     pub trace: Option<Arc<TraceRule>>,
 }
@@ -154,7 +154,7 @@ impl Workloads {
             traces: trace.as_ref().is_some_and(|rule| rule.provider.is_some())
                 || said().any(|telemetry| telemetry.tracing.iter().any(|tracing| !tracing.providers.is_empty())),
             metrics: said().any(|telemetry| telemetry.metrics.iter().any(|metrics| !metrics.overrides.is_empty())),
-            log: log.map(Arc::new),
+            log,
             trace: trace.map(Arc::new),
         };
         observed.any = observed.logs || observed.traces || observed.metrics;

@@ -1,7 +1,7 @@
 //! What a set of changesets folds to.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -249,5 +249,14 @@ impl State {
             return matches!(verb, Verb::View | Verb::Roles);
         }
         set.roles.iter().any(|role| role.keys.contains(&own.name) && role.verbs.contains(&verb))
+    }
+
+    /// Where the key has the verb `view`, alone or with others; `*` is everywhere. A recovery key has it nowhere: what it may look at is
+    /// what signing a RoleSet takes.
+    pub fn views(&self, key: &PublicKey) -> BTreeSet<String> {
+        let set = &self.role_set.set;
+        let own = set.keys.iter().find(|own| own.key == *key && !own.recovery);
+        let roles = own.into_iter().flat_map(|own| set.roles.iter().filter(|role| role.keys.contains(&own.name)));
+        roles.filter(|role| role.verbs.contains(&Verb::View)).flat_map(|role| role.namespaces.iter().cloned()).collect()
     }
 }

@@ -217,6 +217,9 @@ fn roles_bound_namespaces_and_kinds() {
     assert!(!state.may(&bob.public(), Verb::Push, Kind::VirtualService, "bank"));
     assert!(state.has_verb(&bob.public(), Verb::View) && !state.has_verb(&bob.public(), Verb::Invite));
     assert!(state.has_verb(&recovery.public(), Verb::Roles) && !state.has_verb(&recovery.public(), Verb::Push));
+    // What requests say is for the namespaces of a role, and not for a key that signs RoleSets alone.
+    assert_eq!(state.views(&bob.public()), BTreeSet::from(["shop".to_owned()]));
+    assert!(state.has_verb(&recovery.public(), Verb::View) && state.views(&recovery.public()).is_empty());
     // Another's host: kept, and confined to its own namespace.
     for (name, host) in [("a", "cart.bank.svc.cluster.local"), ("b", "cart.bank"), ("c", "shop.internal")] {
         let grabs = mesh.change("shop", name, host);

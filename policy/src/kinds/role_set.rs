@@ -64,7 +64,7 @@ pub struct Role {
 /// What a role lets its keys do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verb {
-    /// Read everything over the admin conversation.
+    /// Look at the mesh over the admin conversation; at requests as they end only in the role's namespaces.
     View,
     /// Push and delete documents.
     Push,

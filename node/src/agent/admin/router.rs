@@ -71,12 +71,12 @@ impl Admin {
             Door::Metrics => health(),
             Door::Loopback(_) => health().merge(looking()).layer(middleware::from_fn(guarded)),
             Door::Socket => {
-                health().merge(looking()).merge(tapping()).merge(pushing()).merge(acting()).merge(keeping())
+                health().merge(looking()).merge(tapping(None)).merge(pushing()).merge(acting()).merge(keeping())
             }
             Door::Candidate(_) => signing(),
             Door::Operator(key) => {
                 let acting = acting().layer(middleware::from_fn_with_state((self.clone(), *key), may_act));
-                let all = health().merge(looking()).merge(tapping()).merge(pushing()).merge(acting);
+                let all = health().merge(looking()).merge(tapping(Some(*key))).merge(pushing()).merge(acting);
                 all.layer(middleware::from_fn_with_state((self.clone(), *key), may_look))
             }
         };
@@ -146,9 +146,10 @@ fn looking() -> Router<Admin> {
         .route("/v1/policy/{kind}/{namespace}/{name}", get(Admin::document_at))
 }
 
-/// What requests say of themselves: for whoever may open the socket, and for operators.
-fn tapping() -> Router<Admin> {
-    let tap = |State(admin): State<Admin>, Query(wanted): Query<Wanted>| async move { admin.tap(wanted) };
+/// What requests say of themselves: for whoever may open the socket, and for operators, each as far as their roles go.
+fn tapping(operator: Option<PublicKey>) -> Router<Admin> {
+    let tap =
+        move |State(admin): State<Admin>, Query(wanted): Query<Wanted>| async move { admin.tap(wanted, operator) };
     Router::new().route("/v1/tap", get(tap))
 }
 

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use certs::sign::Digest;
+use certs::sign::{Digest, PublicKey};
 use http::header;
 use policy::{Kind, document::Spec, history::State};
 use serde::Serialize;
@@ -17,27 +17,34 @@ use tokio::{
 };
 
 use super::{Admin, error::Error, rfc3339};
-use crate::telemetry::{Losses, Redaction, Tapped, Tapping, Wanted};
+use crate::telemetry::{Losses, Namespaces, Redaction, Tapped, Tapping, Wanted};
 
 /// How often it is told how many requests were left out, where no request follows that tells it.
 const LOSSES: Duration = Duration::from_secs(1);
 
 impl Admin {
-    /// Tells of requests as they end. Only the local socket and operators are offered this: what requests say is nobody else's.
+    /// Tells of requests as they end. Only the local socket and operators are offered this: what requests say is nobody else's. An
+    /// operator is told of the namespaces of their roles.
     ///
     /// # Errors
-    /// `usage`, or `too_many_requests`.
-    pub(super) fn tap(&self, wanted: Wanted) -> Result<Response, Error> {
+    /// `usage`, `role_missing`, or `too_many_requests`.
+    pub(super) fn tap(&self, wanted: Wanted, operator: Option<PublicKey>) -> Result<Response, Error> {
         wanted.check().map_err(|why| Error::new("usage", why))?;
+        let namespaces = self.tappable(operator).ok_or_else(|| {
+            let why = "requests are shown to operators with the verb `view`; a recovery key signs RoleSets only";
+            Error::new("role_missing", why).hint("`skein operator list` shows the roles")
+        })?;
         let busy = |why: String| Error::new("too_many_requests", why).hint("`skein tap` ends with Ctrl-C");
         let slot =
             self.watches.clone().try_acquire_owned().map_err(|_| busy("too many watches are open".to_owned()))?;
         let hidden = self.hide_tokens();
-        let tapping = self.telemetry.taps().open(wanted).map_err(busy)?;
+        let tapping = self.telemetry.taps().open(wanted, namespaces).map_err(busy)?;
         let mut due = tokio::time::interval(LOSSES);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let changes = self.agent.changes();
-        let telling = Telling { admin: self.clone(), tapping, changes, hidden, due, lost: 0, _slot: slot };
+        let is_limited = tapping.namespaces().is_some();
+        let telling =
+            Telling { admin: self.clone(), operator, tapping, changes, hidden, due, lost: 0, is_limited, _slot: slot };
         let lines = futures_util::stream::unfold(telling, |mut telling| async move {
             let line = telling.next().await?;
             Some((Ok::<_, Infallible>(line), telling))
@@ -47,6 +54,16 @@ impl Admin {
 }
 
 impl Admin {
+    /// The namespaces of which someone may be told, the socket's user without a key of all; `None` if of nothing.
+    fn tappable(&self, operator: Option<PublicKey>) -> Option<Namespaces> {
+        let Some(key) = operator else { return Some(None) };
+        let namespaces = self.agent.state().views(&key);
+        if namespaces.contains("*") {
+            return Some(None);
+        }
+        (!namespaces.is_empty()).then_some(Some(namespaces))
+    }
+
     /// Has taps tell nothing of where policy says that tokens are; by which policy.
     fn hide_tokens(&self) -> Digest {
         let state = self.agent.state();
@@ -58,6 +75,8 @@ impl Admin {
 /// A tap under way.
 struct Telling {
     admin: Admin,
+    /// Who looks; none is whoever may open the socket.
+    operator: Option<PublicKey>,
     tapping: Tapping,
     changes: Receiver<u64>,
     /// The policy whose tokens are hidden.
@@ -65,6 +84,8 @@ struct Telling {
     due: Interval,
     /// What was told of requests that were left out.
     lost: u64,
+    /// It is still to be said that it tells of some namespaces only.
+    is_limited: bool,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -74,6 +95,11 @@ impl Telling {
         loop {
             if self.hidden != self.admin.agent.state().digest {
                 self.hidden = self.admin.hide_tokens();
+                // A role may have got other namespaces.
+                self.tapping.limit(self.admin.tappable(self.operator)?);
+            }
+            if std::mem::take(&mut self.is_limited) && self.tapping.tells_losses() {
+                return self.told(0);
             }
             tokio::select! {
                 // What no line has told yet of requests that were left out is told, where that was asked for.
@@ -93,8 +119,12 @@ impl Telling {
     fn losses(&mut self) -> Option<Bytes> {
         let left_out = self.tapping.left_out().filter(|count| self.tapping.tells_losses() && *count > self.lost)?;
         self.lost = left_out;
+        self.told(left_out)
+    }
+
+    fn told(&self, left_out: u64) -> Option<Bytes> {
         let (observed_at, node) = (rfc3339(self.admin.agent.now()), self.admin.node().to_string());
-        line(&Losses { observed_at, node, left_out })
+        line(&Losses { observed_at, node, left_out, namespaces: self.tapping.namespaces() })
     }
 }
 

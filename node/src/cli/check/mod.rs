@@ -13,6 +13,7 @@ use self::{
     finding::{Finding, Verdict},
     list::CHECKS,
     machine::{Disk, Machine},
+    settings::Found,
 };
 use crate::cli::{
     context::Context,
@@ -32,8 +33,8 @@ pub struct Args {
     /// Fail with exit code 3 if there are warnings
     #[arg(long)]
     strict: bool,
-    /// Fail if a certificate that people must renew ends within this time: the root, or the asked node's enroller CA, or its node CA whose
-    /// renewal is late
+    /// Fail if a certificate that people must renew ends within this time: the root, the enroller CA of a node that answers, or the asked
+    /// node's node CA whose renewal is late. A node that does not answer is a warning: use it with --strict
     #[arg(long, value_name = "DURATION", value_parser = value::span)]
     fail_if_expiring: Option<Duration>,
     /// Only list the checks: name, what is looked at, what to do
@@ -68,19 +69,30 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     }
 }
 
-/// This machine and its node's files. Gives whether a node should answer: one runs here, or nobody knows of one.
+/// This machine and its node's files; before there are any, what a node would have by default. Gives whether a node should answer: one
+/// runs here, or nobody knows of one.
 async fn here(ctx: &Context, findings: &mut Vec<Finding>) -> bool {
     findings.extend(Machine::here().judge());
-    let Some(config) = settings::read(ctx, findings) else { return ctx.operator().is_ok() };
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    findings.extend(settings::judge(&config, cpus, settings::port_range()));
-    findings.extend(Disk::under(&config.data_dir).iter().flat_map(Disk::judge));
-    let running = keys::state(&config, findings);
-    if !running {
-        findings.extend(settings::ports(&config));
+    let found = settings::read(ctx, findings);
+    if let Some(found) = &found {
+        look(found, findings).await;
     }
-    findings.extend(settings::ask(&config).await);
-    true
+    matches!(found, Some(Found::File(_))) || ctx.operator().is_ok()
+}
+
+async fn look(found: &Found, findings: &mut Vec<Finding>) {
+    let config = found.config();
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    findings.extend(settings::judge(config, cpus, settings::port_range()));
+    findings.extend(Disk::under(&config.data_dir).iter().flat_map(Disk::judge));
+    let running = match found {
+        Found::File(config) => keys::state(config, findings),
+        Found::Defaults(_) => false,
+    };
+    if !running {
+        findings.extend(settings::ports(config));
+    }
+    findings.extend(settings::ask(config).await);
 }
 
 fn table() -> Table {
@@ -94,6 +106,24 @@ fn table() -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn before_there_is_a_file_the_defaults_are_judged() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let file = tempfile::tempdir().unwrap().path().join("skein.toml");
+        let mut config = crate::config::defaults(&file);
+        assert_eq!((config.mesh.listen.to_string().as_str(), config.admin.listen.port()), ("0.0.0.0:15008", 15_000));
+        (config.mesh.listen, config.admin.listen) = ("127.0.0.1:0".parse().unwrap(), taken.local_addr().unwrap());
+        let mut findings = Vec::new();
+        look(&Found::Defaults(config), &mut findings).await;
+        let of = |id: &str| findings.iter().find(|one| one.id == id).unwrap_or_else(|| panic!("no {id}"));
+        assert_eq!((of("ports.admin").verdict, &*of("ports.admin").code), (Verdict::Error, "address_in_use"));
+        assert_eq!(of("ports.mesh").verdict, Verdict::Ok);
+        for id in ["disk.space", "disk.inodes", "disk.writable", "disk.lasting", "configuration.socket"] {
+            of(id);
+        }
+        assert!(findings.iter().all(|one| one.check != "state" && one.check != "keys"), "{findings:?}");
+    }
 
     #[tokio::test]
     async fn every_check_of_the_list_is_provoked_by_a_test_and_no_other_is_made() {

@@ -26,20 +26,44 @@ const SOCKET_PATH: usize = 108;
 /// A network with a shorter prefix is no named one.
 const WIDE: u128 = 1 << 24;
 
-/// The configuration, if it can be read, and what is to be said of it.
-pub(super) fn read(ctx: &Context, findings: &mut Vec<Finding>) -> Option<Config> {
+/// What a node here would run by.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Its file says so.
+    File(Config),
+    /// There is no file yet.
+    Defaults(Config),
+}
+
+impl Found {
+    /// What is judged.
+    pub(super) fn config(&self) -> &Config {
+        match self {
+            Self::File(config) | Self::Defaults(config) => config,
+        }
+    }
+}
+
+/// The configuration, and what is to be said of it; `None` if there is one that cannot be read, or another user's.
+pub(super) fn read(ctx: &Context, findings: &mut Vec<Finding>) -> Option<Found> {
     let file = ctx.config_file();
     if !file.exists() {
-        let message = format!("there is no {}", file.display());
+        let mut message = format!("there is no {}", file.display());
+        // Its node has the ports with right.
+        let others = config::paths::of(true, |_| None).config_file;
+        let is_others = ctx.globals.config.is_none() && others.exists();
+        if is_others {
+            message += &format!(", but {}: name it by --config", others.display());
+        }
         findings.push(Finding::amiss("configuration.present", Verdict::Warning, message).coded("not_joined"));
-        return None;
+        return (!is_others).then(|| Found::Defaults(config::defaults(&file)));
     }
     findings.push(Finding::fine("configuration.present", format!("{} is there", file.display())));
     findings.push(private(&file));
     match ctx.config() {
         Ok(config) => {
             findings.push(Finding::fine("configuration.valid", format!("{} can be read", file.display())));
-            Some(config)
+            Some(Found::File(config))
         }
         Err(error) => {
             findings.push(Finding::of("configuration.valid", Verdict::Error, &error));
@@ -326,12 +350,12 @@ pub(super) mod tests {
         let ctx = Context::new(crate::cli::grammar::Cli::from_arg_matches(&matches).unwrap().globals);
         let found = |ctx: &Context| {
             let mut findings = Vec::new();
-            assert!(read(ctx, &mut findings).is_none());
-            not_well(&findings)
+            let found = read(ctx, &mut findings);
+            (found.map(|found| matches!(found, Found::Defaults(_))), not_well(&findings))
         };
-        assert_eq!(found(&ctx), [("configuration.present", Verdict::Warning)]);
+        assert_eq!(found(&ctx), (Some(true), vec![("configuration.present", Verdict::Warning)]));
         fs::write(&file, "[nod]").unwrap();
-        assert_eq!(found(&ctx), [("configuration.valid", Verdict::Error)]);
+        assert_eq!(found(&ctx), (None, vec![("configuration.valid", Verdict::Error)]));
     }
 
     #[test]

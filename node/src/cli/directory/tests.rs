@@ -55,10 +55,12 @@ fn keys_lie_under_a_passphrase() {
     assert!(!fs::read_to_string(plain.path.join(OPERATOR)).unwrap().contains("BEGIN PRIVATE KEY"));
     assert_eq!(sealed.operator_key().unwrap().public(), operator.public());
     assert_eq!(plain.operator_key().err().unwrap().code, "no_passphrase");
+    // Another command.
+    let later = plain.under(Passphrase::of(Some(word.clone())));
     fs::write(&word, "wrong").unwrap();
-    assert_eq!(sealed.operator_key().err().unwrap().code, "no_passphrase");
+    assert_eq!(later.operator_key().err().unwrap().code, "no_passphrase");
     fs::set_permissions(&word, fs::Permissions::from_mode(0o644)).unwrap();
-    assert_eq!(sealed.operator_key().err().unwrap().code, "key_permissions");
+    assert_eq!(later.operator_key().err().unwrap().code, "key_permissions");
 }
 
 #[test]

@@ -6,11 +6,13 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     fmt::Write as _,
+    pin::Pin,
     time::{Duration, Instant},
 };
 
 use certs::id::ServiceName;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::sync::Semaphore;
 
 use crate::{
     agent::admin::api,
@@ -29,6 +31,8 @@ use serde::{Deserialize, de::IgnoredAny};
 
 /// Nodes that one call looks at.
 const NODES: usize = 64;
+/// Of those that are connected to at a time.
+const CONNECTING: usize = 16;
 /// How often it is said that a node leaves requests out, while it does.
 const REMINDER: Duration = Duration::from_secs(10);
 
@@ -75,41 +79,23 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let path = query(&args);
     let mut first = client::connect_here(ctx).await?;
     let status: api::Status = first.get("/v1/status").await?;
-    let mut tellers = Tellers { clients: vec![first], nodes: BTreeMap::from([(status.node.to_string(), None)]) };
-    let mut silent = Vec::new();
-    if !args.here {
-        silent = tellers.others(&status, ctx).await?;
-    }
-    let Tellers { mut clients, nodes } = tellers;
+    let others = if args.here { Others::default() } else { Others::of(&mut first, &status, ctx).await? };
     let page = match args.page {
-        Some(port) => Some(Page::open(port, status.trust_domain.to_string(), nodes).await?),
+        Some(port) => {
+            let asked = others.nodes.iter().map(|node| (node.name.to_string(), Some(node.clone())));
+            let nodes = asked.chain([(status.node.to_string(), None)]).collect();
+            Some(Page::open(port, status.trust_domain.to_string(), nodes).await?)
+        }
         None => None,
     };
-    match &page {
-        Some(page) => match ctx.output.format {
+    if let Some(page) = &page {
+        match ctx.output.format {
             Format::Json => ctx.output.json_line(&serde_json::json!({ "url": page.url() }))?,
             Format::Table | Format::Yaml => ctx.output.text(&page.url())?,
-        },
-        None => silent.iter().for_each(|why| remark(&format!("note: {why}"))),
-    }
-    if let Some(page) = &page {
-        silent.into_iter().for_each(|why| page.silent(why));
-    }
-    let seen = Seen { left: Cell::new(args.limit.unwrap_or(u64::MAX)), lost: RefCell::default(), page: page.as_ref() };
-    let mut watches: FuturesUnordered<_> = clients.iter_mut().map(|client| watch(client, &path, ctx, &seen)).collect();
-    let all = async {
-        let mut last = Ok(());
-        while let Some(ended) = watches.next().await {
-            if seen.left.get() == 0 {
-                return Ok(());
-            }
-            if let Err(error) = ended {
-                seen.say(&error.message);
-                last = Err(error);
-            }
         }
-        last
-    };
+    }
+    let seen = Seen::new(args.limit, page.as_ref());
+    others.silent.iter().for_each(|why| seen.say(why));
     let served = async {
         match &page {
             Some(page) => page.serve(ctx).await,
@@ -117,7 +103,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         }
     };
     let ended = tokio::select! {
-        ended = all => ended,
+        ended = all(first, &others.nodes, &path, ctx, &seen) => ended,
         never = served => match never {},
         // How one who looks ends it; what was lost is said nonetheless.
         _ = tokio::signal::ctrl_c() => Ok(()),
@@ -126,6 +112,40 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         remark(&losses);
     }
     ended
+}
+
+/// Watches the node that was asked first, and the others as they are reached; ends when enough was seen, or nobody tells any more.
+async fn all(mut first: Client, others: &[api::KnownNode], path: &str, ctx: &Context, seen: &Seen<'_>) -> Result<()> {
+    let places = Semaphore::new(CONNECTING);
+    let other = async |node: &api::KnownNode| {
+        let connected = {
+            let _place = places.acquire().await;
+            client::connect_to(std::slice::from_ref(node), ctx).await
+        };
+        match connected {
+            Ok(mut client) => watch(&mut client, path, ctx, seen).await,
+            Err(error) => {
+                seen.say(&format!("{} does not tell: {}", node.name, error.message));
+                Ok(())
+            }
+        }
+    };
+    let mut watches: FuturesUnordered<Pin<Box<dyn Future<Output = Result<()>> + '_>>> = FuturesUnordered::new();
+    watches.push(Box::pin(watch(&mut first, path, ctx, seen)));
+    for node in others {
+        watches.push(Box::pin(other(node)));
+    }
+    let mut last = Ok(());
+    while let Some(ended) = watches.next().await {
+        if seen.left.get() == 0 {
+            return Ok(());
+        }
+        if let Err(error) = ended {
+            seen.say(&error.message);
+            last = Err(error);
+        }
+    }
+    last
 }
 
 /// A line that a node tells.
@@ -157,11 +177,18 @@ struct Seen<'p> {
     left: Cell<u64>,
     /// How many requests each node left out so far, and when that was said last; of those alone that left some out.
     lost: RefCell<BTreeMap<String, (u64, Instant)>>,
+    /// It was said of which namespaces requests are shown.
+    limited: Cell<bool>,
     /// Where they are shown, if not on the terminal.
     page: Option<&'p Page>,
 }
 
-impl Seen<'_> {
+impl<'p> Seen<'p> {
+    fn new(limit: Option<u64>, page: Option<&'p Page>) -> Self {
+        let left = Cell::new(limit.unwrap_or(u64::MAX));
+        Self { left, lost: RefCell::default(), limited: Cell::default(), page }
+    }
+
     /// Tells why something is not seen.
     fn say(&self, why: &str) {
         match self.page {
@@ -207,44 +234,34 @@ fn query(args: &Args) -> String {
     path
 }
 
-/// Who tells.
-struct Tellers {
-    clients: Vec<Client>,
-    /// By name, and how they are asked; `None`: the node that was asked first.
-    nodes: BTreeMap<String, Option<api::KnownNode>>,
+/// Who is asked beside the first node.
+#[derive(Default)]
+struct Others {
+    nodes: Vec<api::KnownNode>,
+    /// Why some tell nothing.
+    silent: Vec<String>,
 }
 
-impl Tellers {
-    /// Adds every other node that lives, with the operator's key: nodes tell one another nothing of requests. Gives why some tell
-    /// nothing.
-    async fn others(&mut self, status: &api::Status, ctx: &Context) -> Result<Vec<String>> {
-        let Some(first) = self.clients.first_mut() else { return Ok(Vec::new()) };
+impl Others {
+    /// Every other node that lives, with the operator's key: nodes tell one another nothing of requests.
+    async fn of(first: &mut Client, status: &api::Status, ctx: &Context) -> Result<Self> {
         let mesh: api::Mesh = first.get("/v1/mesh").await?;
-        let alive: Vec<_> = mesh.nodes.into_iter().filter(|node| node.alive && node.name != status.node).collect();
+        let mut nodes: Vec<_> = mesh.nodes.into_iter().filter(|node| node.alive && node.name != status.node).collect();
         let mut silent = Vec::new();
-        if alive.is_empty() {
-            return Ok(silent);
+        if nodes.is_empty() {
+            return Ok(Self { nodes, silent });
         }
         if ctx.operator().and_then(|directory| directory.known()).is_err() {
+            nodes.clear();
             silent.push(
                 "only this node tells of its requests; with an operator's key (--operator DIR) all do".to_owned(),
             );
-            return Ok(silent);
         }
-        if alive.len() > NODES {
-            silent.push(format!("{NODES} of {} other nodes tell of their requests", alive.len()));
+        if nodes.len() > NODES {
+            silent.push(format!("{NODES} of {} other nodes tell of their requests", nodes.len()));
+            nodes.truncate(NODES);
         }
-        for node in alive.into_iter().take(NODES) {
-            let name = node.name.clone();
-            match client::connect_to(std::slice::from_ref(&node), ctx).await {
-                Ok(client) => {
-                    self.clients.push(client);
-                    self.nodes.insert(name.to_string(), Some(node));
-                }
-                Err(error) => silent.push(format!("{name} does not tell: {}", error.message)),
-            }
-        }
-        Ok(silent)
+        Ok(Self { nodes, silent })
     }
 }
 
@@ -259,7 +276,16 @@ async fn watch(client: &mut Client, path: &str, ctx: &Context, seen: &Seen<'_>) 
         })?;
         let left_out = match &said {
             Said::Request(tapped) => tapped.left_out,
-            Said::Losses(losses) => losses.left_out,
+            Said::Losses(losses) => {
+                if let Some(namespaces) = losses.namespaces.as_ref().filter(|_| !seen.limited.replace(true)) {
+                    let names: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+                    seen.say(&format!(
+                        "only what these namespaces send or get is shown, as your roles say: {}",
+                        names.join(", ")
+                    ));
+                }
+                losses.left_out
+            }
         };
         if seen.page.is_none() && seen.lose(&node, left_out, clock::monotonic()) {
             remark(&format!("note: {node} has left out {left_out} requests: narrow them, or raise --rate"));
@@ -317,7 +343,7 @@ mod tests {
 
     #[test]
     fn losses_are_said_at_once_then_now_and_then_and_all_together_at_the_end() {
-        let seen = Seen { left: Cell::new(1), lost: RefCell::default(), page: None };
+        let seen = Seen::new(Some(1), None);
         let start = clock::monotonic();
         assert!(!seen.lose("a", 0, start) && seen.losses().is_none());
         let said = [("a", 1, 0), ("a", 2, 1), ("b", 5, 1), ("a", 9, 10), ("a", 9, 30), ("a", 10, 30), ("a", 12, 31)];

@@ -19,7 +19,7 @@ use policy::compile::{LogRule, MetricRule, TraceRule};
 use std::sync::Arc;
 
 struct Rules {
-    log: Option<Arc<LogRule>>,
+    log: Option<Arc<[LogRule]>>,
     trace: Option<Arc<TraceRule>>,
     counted: Option<Arc<MetricRule>>,
 }

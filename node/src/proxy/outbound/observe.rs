@@ -107,7 +107,7 @@ fn gather(
     requests: &Requests<'_>,
     snapshot: &Snapshot,
     parts: &Parts,
-    log: Option<Arc<LogRule>>,
+    log: Option<Arc<[LogRule]>>,
     span: Option<(trace::Open, Arc<compile::TraceRule>)>,
 ) -> Observed {
     let mut headers = parts.headers.clone();

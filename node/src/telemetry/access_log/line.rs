@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use std::{borrow::Cow, fmt::Write, sync::Arc, time::Duration};
 
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 /// Longest value of a line, bytes; what is longer is cut.
 const VALUE_LIMIT: usize = 8 * 1024;
 /// Longest value of a label of metrics.
@@ -169,7 +170,7 @@ impl Ended<'_> {
         let HeaderOrPseudo::Header(name) = name else { return None };
         let value = self.entry.response.get(name).map(|value| value.as_bytes().to_vec());
         value.or_else(|| {
-            let time = self.service_time().filter(|_| name == "x-envoy-upstream-service-time")?;
+            let time = self.service_time().filter(|_| *name == SERVICE_TIME)?;
             Some(time.to_string().into_bytes())
         })
     }
@@ -260,7 +261,8 @@ impl Ended<'_> {
             cut.map_or(Value::Null, |value| Value::from(String::from_utf8_lossy(&value).into_owned()))
         };
         let header = |name: &str| text(self.entry.request.get(name).map(HeaderValue::as_bytes).map(<[u8]>::to_vec));
-        map.insert("upstream_service_time".to_owned(), self.service_time().map_or(Value::Null, Value::from));
+        // A header's value, and so a string, as Envoy writes it.
+        map.insert("upstream_service_time".to_owned(), text(self.response(&HeaderOrPseudo::Header(SERVICE_TIME))));
         map.insert("method".to_owned(), text(self.request(&HeaderOrPseudo::Method)));
         let original = self.request(&HeaderOrPseudo::Header(ORIGINAL_PATH));
         map.insert("path".to_owned(), text(original.or_else(|| self.request(&HeaderOrPseudo::Path))));

@@ -2,7 +2,7 @@
 //!
 //! Source: OpenTelemetry specification, "Environment Variable Specification" and "OpenTelemetry Protocol Exporter".
 
-use super::target::Target;
+use super::{lane::Batching, target::Target};
 use http::{HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 use std::{path::PathBuf, time::Duration};
@@ -15,6 +15,35 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Variables of OTLP that would change what is sent and to whom, and are not obeyed here: who sets one is told, not left to believe.
 const NOT_OBEYED: [&str; 2] = ["CLIENT_CERTIFICATE", "CLIENT_KEY"];
 
+/// Variables that are obeyed, or whose words are: those of [`OTLP`] beside them.
+const HEEDED: [&str; 13] = [
+    "OTEL_SDK_DISABLED",
+    "OTEL_SERVICE_NAME",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_PROPAGATORS",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_METRICS_EXPORTER",
+    "OTEL_LOGS_EXPORTER",
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+];
+/// The same after `OTEL_EXPORTER_OTLP_`, with `TRACES_` and without; some of them are refused.
+const OTLP: [&str; 9] = [
+    "ENDPOINT",
+    "PROTOCOL",
+    "HEADERS",
+    "TIMEOUT",
+    "CERTIFICATE",
+    "COMPRESSION",
+    "INSECURE",
+    NOT_OBEYED[0],
+    NOT_OBEYED[1],
+];
+
 /// What the environment says. Without an endpoint there is no collector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Environment {
@@ -26,12 +55,15 @@ pub struct Environment {
     pub(super) service_name: Option<String>,
     /// Further attributes of the resource.
     pub(super) resource: Vec<(String, String)>,
+    /// How spans are gathered for the node's own collector.
+    pub(super) batching: Batching,
 }
 
 impl Default for Environment {
     /// Nothing is set.
     fn default() -> Self {
-        Self { traces: None, percent: PERCENT, service_name: None, resource: Vec::new() }
+        let batching = Batching::default();
+        Self { traces: None, percent: PERCENT, service_name: None, resource: Vec::new(), batching }
     }
 }
 
@@ -51,14 +83,6 @@ impl Environment {
             Some("none") => true,
             Some(other) => return Err(format!("OTEL_TRACES_EXPORTER={other}: there are otlp and none")),
         };
-        if let Some(other) = get("OTEL_LOGS_EXPORTER").filter(|other| other != "none") {
-            return Err(format!("OTEL_LOGS_EXPORTER={other}: only a Telemetry sends the access log to a collector"));
-        }
-        if let Some(other) =
-            get("OTEL_METRICS_EXPORTER").filter(|other| !matches!(other.as_str(), "none" | "prometheus"))
-        {
-            return Err(format!("OTEL_METRICS_EXPORTER={other}: metrics are for Prometheus to scrape, at /metrics"));
-        }
         if let Some(all) = get("OTEL_PROPAGATORS") {
             let known = ["tracecontext", "baggage", "b3", "b3multi"];
             if let Some(other) = all.split(',').map(str::trim).find(|one| !known.contains(one)) {
@@ -70,7 +94,30 @@ impl Environment {
             percent: percent(&get)?,
             service_name: get("OTEL_SERVICE_NAME"),
             resource: pairs("OTEL_RESOURCE_ATTRIBUTES")?,
+            batching: batching(&get)?,
         })
+    }
+
+    /// What is to be said of variables that are set and change nothing here; spans go out all the same.
+    pub fn unheeded(variables: impl Iterator<Item = (String, String)>) -> Vec<String> {
+        let is_heeded = |name: &str| {
+            let of_otlp = name.strip_prefix("OTEL_EXPORTER_OTLP_");
+            let of_otlp = of_otlp.map(|rest| rest.strip_prefix("TRACES_").unwrap_or(rest));
+            HEEDED.contains(&name) || of_otlp.is_some_and(|rest| OTLP.contains(&rest))
+        };
+        let note = |(name, value): (String, String)| match (name.as_str(), value.trim()) {
+            (_, "") | ("OTEL_METRICS_EXPORTER", "none" | "prometheus") | ("OTEL_LOGS_EXPORTER", "none") => None,
+            ("OTEL_METRICS_EXPORTER", _) => Some(format!("{name}: metrics are for Prometheus to scrape, at /metrics")),
+            ("OTEL_LOGS_EXPORTER", _) => {
+                Some(format!("{name}: only a Telemetry sends the access log to a collector (envoyOtelAls)"))
+            }
+            // The value may be a secret: it is not told.
+            (name, _) if name.starts_with("OTEL_") && !is_heeded(name) => Some(format!("{name} means nothing here")),
+            (_, _) => None,
+        };
+        let mut notes: Vec<String> = variables.filter_map(note).collect();
+        notes.sort();
+        notes
     }
 
     /// True if spans go to the node's own collector.
@@ -99,9 +146,12 @@ fn target(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Target>, Strin
         Some((_, protocol)) if protocol == "grpc" => true,
         Some((name, protocol)) => return Err(format!("{name}={protocol}: there are grpc and http/protobuf")),
     };
-    if let Some((name, compression)) = either("COMPRESSION").filter(|(_, compression)| compression != "none") {
-        return Err(format!("{name}={compression}: nothing is compressed here"));
-    }
+    let gzip = match either("COMPRESSION") {
+        None => false,
+        Some((_, compression)) if compression == "none" => false,
+        Some((_, compression)) if compression == "gzip" => true,
+        Some((name, compression)) => return Err(format!("{name}={compression}: there are gzip and none")),
+    };
     if let Some((name, _)) = NOT_OBEYED.iter().find_map(|name| either(name)) {
         return Err(format!("{name}: this node shows a collector no certificate of its own"));
     }
@@ -146,7 +196,26 @@ fn target(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Target>, Strin
         (false, false) => Some(format!("{path}/v1/traces")),
     };
     let authorities = either("CERTIFICATE").map(|(_, file)| PathBuf::from(file));
-    Ok(Some(Target { host, port, is_tls, authorities, path, headers, timeout }))
+    Ok(Some(Target { host, port, is_tls, authorities, path, headers, timeout, gzip }))
+}
+
+/// OpenTelemetry's batch span processor, as far as it is set.
+fn batching(get: &impl Fn(&str) -> Option<String>) -> Result<Batching, String> {
+    let number = |name: &str| -> Result<Option<u64>, String> {
+        let Some(text) = get(name) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| *number > 0);
+        number.map(Some).ok_or_else(|| format!("{name}={text}: not a whole number above 0"))
+    };
+    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let mut batching = Batching::default();
+    batching.delay = number("OTEL_BSP_SCHEDULE_DELAY")?.map_or(batching.delay, Duration::from_millis);
+    batching.patience = number("OTEL_BSP_EXPORT_TIMEOUT")?.map(Duration::from_millis);
+    batching.queue = number("OTEL_BSP_MAX_QUEUE_SIZE")?.map_or(batching.queue, count);
+    if let Some(most) = number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")?.map(count) {
+        (batching.most, batching.full) = (most, most);
+    }
+    batching.full = batching.full.min(batching.queue);
+    Ok(batching)
 }
 
 /// A decision that was made before always holds, as with the samplers called `parentbased_`.
@@ -248,13 +317,13 @@ mod tests {
         for (name, value) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "0"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=%0asecret"),
             ("OTEL_TRACES_EXPORTER", "zipkin"),
-            ("OTEL_LOGS_EXPORTER", "otlp"),
-            ("OTEL_METRICS_EXPORTER", "otlp"),
             ("OTEL_PROPAGATORS", "b3,xray"),
             ("OTEL_EXPORTER_OTLP_INSECURE", "false"),
             ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/secret"),
@@ -263,5 +332,45 @@ mod tests {
             let error = read(&[(name, value), endpoint]).unwrap_err();
             assert!(error.contains(name) && !error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_changes_nothing_is_named_and_spans_go_out() {
+        let set = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318"),
+            ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://secret"),
+            ("OTEL_METRICS_EXPORTER", "otlp"),
+            ("OTEL_LOGS_EXPORTER", "none"),
+            ("OTEL_SPAN_EVENT_COUNT_LIMIT", "secret"),
+            ("OTEL_BLRP_SCHEDULE_DELAY", ""),
+            ("HOME", "/"),
+        ];
+        assert!(read(&set).unwrap().traces.unwrap().gzip);
+        let notes = Environment::unheeded(set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let named: Vec<&str> = notes.iter().filter_map(|note| note.split([' ', ':']).next()).collect();
+        let wanted = ["OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "OTEL_METRICS_EXPORTER", "OTEL_SPAN_EVENT_COUNT_LIMIT"];
+        assert_eq!(named, wanted);
+        assert!(!notes.concat().contains("secret"), "{notes:?}");
+    }
+
+    #[test]
+    fn spans_are_gathered_as_the_batch_processor_is_told() {
+        let set = [
+            ("OTEL_BSP_SCHEDULE_DELAY", "250"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", "5000"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "50"),
+        ];
+        let wanted = Batching {
+            delay: Duration::from_millis(250),
+            patience: Some(Duration::from_secs(5)),
+            queue: 100,
+            most: 50,
+            full: 50,
+        };
+        assert_eq!(read(&set).unwrap().batching, wanted);
+        let small = read(&[set[2]]).unwrap().batching;
+        assert_eq!((small.queue, small.full), (100, 100), "what waits at most is worth an export");
     }
 }

@@ -31,6 +31,8 @@ use tokio::sync::mpsc;
 const FULL: usize = 512;
 /// Items of a lane that wait while an export is under way.
 const LIMIT: usize = 2_048;
+/// How long items wait for others to go with them.
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of items in one message: collectors refuse messages of more than 4 MiB, gRPC's default, and all of such a one is lost.
 const MESSAGE: usize = 3 << 20;
 /// Looks in a row that find nothing to send to a provider before its connection is given up: five minutes.
@@ -47,8 +49,30 @@ pub(super) struct Key {
     speaker: Option<Speaker>,
 }
 
+/// How items are gathered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Batching {
+    /// How long they wait for others.
+    pub(super) delay: Duration,
+    /// For an export with all its attempts; `None`: as long as each of them may take.
+    pub(super) patience: Option<Duration>,
+    /// Items that wait at most.
+    pub(super) queue: usize,
+    /// Items of one export at most.
+    pub(super) most: usize,
+    /// Items that are worth an export at once.
+    pub(super) full: usize,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self { delay: INTERVAL, patience: None, queue: LIMIT, most: usize::MAX, full: FULL }
+    }
+}
+
 #[derive(Debug)]
 struct Lane {
+    batching: Batching,
     /// As policy named it when the lane began.
     provider: Option<Arc<TelemetryProvider>>,
     route: Route,
@@ -108,6 +132,11 @@ impl Lanes {
         Self { node, environment, counters, waiting, errands, tasks, lanes: HashMap::new(), trouble: None }
     }
 
+    /// How long spans for the node's own collector wait for others.
+    pub(super) fn delay(&self) -> Duration {
+        self.environment.batching.delay
+    }
+
     /// Takes up what is told of a request.
     pub(super) fn add(&mut self, Queued { finished, size }: Queued) {
         if let Some((_, rule)) = &finished.observed.span
@@ -155,7 +184,7 @@ impl Lanes {
             self.renew(key.clone(), provider.cloned(), route);
         }
         let (node, environment) = (&self.node, &self.environment);
-        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.count() < LIMIT) else {
+        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.count() < lane.batching.queue) else {
             return of(&self.counters.full, signal).add(1);
         };
         let resource = || resource(own, provider, node, environment);
@@ -175,8 +204,9 @@ impl Lanes {
                 lane.client = lane.client.take().map(|_| Client::default());
             }
             None => {
-                let client = Some(Client::default());
-                self.lanes.insert(key, Lane { provider, route, batches: VecDeque::new(), client, quiet: 0 });
+                let batching = if provider.is_none() { self.environment.batching } else { Batching::default() };
+                let (batches, client) = (VecDeque::new(), Some(Client::default()));
+                self.lanes.insert(key, Lane { batching, provider, route, batches, client, quiet: 0 });
             }
         }
     }
@@ -204,22 +234,32 @@ impl Lanes {
 
     /// The exports of lanes that are worth one at once.
     pub(super) fn full(&mut self) -> Vec<Sending> {
-        self.due(FULL)
+        self.due(|lane| lane.is_due(lane.batching.full))
     }
 
-    /// The exports of all lanes in which something waits. A provider to whom nothing went for long may be one that policy forgot.
+    /// The exports of all lanes in which something waits.
     pub(super) fn all(&mut self) -> Vec<Sending> {
+        self.due(|lane| lane.is_due(1))
+    }
+
+    /// The same of the node's own collector.
+    pub(super) fn own(&mut self) -> Vec<Sending> {
+        self.due(|lane| lane.provider.is_none() && lane.is_due(1))
+    }
+
+    /// The same of providers. One to whom nothing went for long may be one that policy forgot.
+    pub(super) fn providers(&mut self) -> Vec<Sending> {
         self.lanes.retain(|_, lane| {
             let quiet = lane.batches.is_empty() && lane.client.is_some() && lane.provider.is_some();
             lane.quiet = if quiet { lane.quiet + 1 } else { 0 };
             lane.quiet < QUIET
         });
-        self.due(1)
+        self.due(|lane| lane.provider.is_some() && lane.is_due(1))
     }
 
-    fn due(&mut self, least: usize) -> Vec<Sending> {
+    fn due(&mut self, is_due: impl Fn(&Lane) -> bool) -> Vec<Sending> {
         let tasks = &self.tasks;
-        let due = self.lanes.iter_mut().filter(|(_, lane)| lane.is_due(least));
+        let due = self.lanes.iter_mut().filter(|(_, lane)| is_due(lane));
         due.filter_map(|(key, lane)| lane.export(key.clone(), tasks.clone())).collect()
     }
 
@@ -255,7 +295,8 @@ impl Lane {
 
     /// Where an item of this size goes.
     fn batch(&mut self, size: usize) -> &mut Batch {
-        if self.batches.back().is_none_or(|last| last.size + size > MESSAGE) {
+        let most = self.batching.most;
+        if self.batches.back().is_none_or(|last| last.size + size > MESSAGE || last.count >= most) {
             self.batches.push_back(Batch::default());
         }
         let last = self.batches.len() - 1;
@@ -276,15 +317,31 @@ impl Lane {
         };
         let (signal, route, provider) = (key.signal, self.route.clone(), self.provider.clone());
         let message = encode(signal, services.into_values());
+        let patience = self.batching.patience;
         Some(Box::pin(async move {
-            let mut result = client.send(&route, signal, &message, &tasks).await;
-            for pause in PAUSES {
-                if !result.as_ref().is_err_and(|failed| failed.again) || tasks.is_stopping() {
-                    break;
+            let attempts = async {
+                let mut result = client.send(&route, signal, &message, &tasks).await;
+                for pause in PAUSES {
+                    if !result.as_ref().is_err_and(|failed| failed.again) || tasks.is_stopping() {
+                        break;
+                    }
+                    tokio::time::sleep(pause).await;
+                    result = client.send(&route, signal, &message, &tasks).await;
                 }
-                tokio::time::sleep(pause).await;
-                result = client.send(&route, signal, &message, &tasks).await;
-            }
+                result
+            };
+            let result = match patience {
+                None => attempts.await,
+                Some(patience) => {
+                    let why = || format!("it took longer than {patience:?} (OTEL_BSP_EXPORT_TIMEOUT)");
+                    let in_time = tokio::time::timeout(patience, attempts).await;
+                    // What came halfway is of no use to the next one.
+                    in_time.unwrap_or_else(|_| {
+                        client = Client::default();
+                        Err(Failed { again: false, why: why() })
+                    })
+                }
+            };
             Sent { key, provider, client, count, size, result }
         }))
     }
@@ -388,9 +445,25 @@ mod tests {
         let route = lanes.environment.traces.clone().map(Arc::new).map(Route::Direct).unwrap();
         lanes.renew(key.clone(), Some(provider), route);
         for _ in 1..QUIET {
-            assert!(lanes.all().is_empty() && lanes.lanes.contains_key(&key));
+            assert!(lanes.providers().is_empty() && lanes.lanes.contains_key(&key));
         }
-        lanes.all();
+        lanes.providers();
         assert!(lanes.lanes.is_empty(), "policy may have forgotten it");
+    }
+
+    #[test]
+    fn the_nodes_own_lane_keeps_to_the_batch_processors_bounds() {
+        let (mut lanes, sinks) = lanes();
+        let batching = Batching { queue: 5, most: 2, full: 2, ..Batching::default() };
+        Arc::make_mut(&mut lanes.environment).batching = batching;
+        for _ in 0..7 {
+            lanes.waiting.fetch_add(1, Relaxed);
+            lanes.add(Queued { finished: request(&sinks), size: 1 });
+        }
+        let lane = lanes.lanes.values().next().unwrap();
+        assert_eq!(lane.batches.iter().map(|batch| batch.count).collect::<Vec<_>>(), [2, 2, 1]);
+        assert_eq!(of(&lanes.counters.full, Signal::Traces).value(), 2, "what finds no room is counted");
+        assert!(lanes.providers().is_empty());
+        assert_eq!((lanes.full().len(), lanes.own().len()), (1, 0), "one export at a time");
     }
 }

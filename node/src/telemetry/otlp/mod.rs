@@ -15,7 +15,7 @@ pub use send::{Answer, Errand, collect};
 use super::{Counter, Finished, Telemetry};
 use crate::{clock, tasks::Tasks};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use lane::Lanes;
+use lane::{INTERVAL, Lanes};
 use send::Signal;
 use std::{
     sync::{
@@ -32,8 +32,6 @@ const QUEUE: usize = 8_192;
 const BYTES: usize = 16 * 1024 * 1024;
 /// Requests that are taken up at once.
 const BATCH: usize = 256;
-/// How long spans wait for others to go with them.
-const INTERVAL: Duration = Duration::from_secs(1);
 /// Longest time between two complaints.
 const COMPLAINT: Duration = Duration::from_secs(10);
 /// Between two looks whether all is sent.
@@ -176,7 +174,7 @@ impl Exporter {
 /// Sends until nobody can give anything any more.
 async fn run(mut queue: mpsc::Receiver<Box<Queued>>, mut lanes: Lanes, hurry: Arc<Notify>) {
     let mut batch = Vec::with_capacity(BATCH);
-    let mut due = tokio::time::interval(INTERVAL);
+    let (mut due, mut own_due) = (tokio::time::interval(INTERVAL), tokio::time::interval(lanes.delay()));
     let mut sending = FuturesUnordered::new();
     let mut complaint = Complaint { said: lanes.counters.lost(), at: None };
     loop {
@@ -189,8 +187,9 @@ async fn run(mut queue: mpsc::Receiver<Box<Queued>>, mut lanes: Lanes, hurry: Ar
                 sending.extend(lanes.full());
             }
             () = hurry.notified() => sending.extend(lanes.all()),
+            _ = own_due.tick() => sending.extend(lanes.own()),
             _ = due.tick() => {
-                sending.extend(lanes.all());
+                sending.extend(lanes.providers());
                 complaint.of(lanes.counters.lost(), lanes.trouble.take());
             }
             Some(sent) = sending.next() => {

@@ -4,9 +4,10 @@ use super::{messages::ExportResponse, target::Target};
 use crate::{config::Speaker, tasks::Tasks};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use certs::id::ServiceName;
+use flate2::{Compression, write::GzEncoder};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, USER_AGENT},
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, USER_AGENT},
 };
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -19,7 +20,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
-use std::{error::Error as _, path::Path, sync::Arc, time::Duration};
+use std::{error::Error as _, io::Write as _, path::Path, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -34,6 +35,7 @@ const PREFIX: usize = 5;
 const ANSWER: usize = 64 * 1024;
 /// How long a connection may take to open.
 const CONNECT: Duration = Duration::from_secs(5);
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The method that takes lines of the access log.
 pub(in crate::telemetry) const LOGS_EXPORT: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
@@ -149,12 +151,12 @@ impl Client {
         message: &Bytes,
         tasks: &Tasks,
     ) -> Result<u64, Failed> {
-        let (path, headers) = match route {
-            Route::Direct(target) => (&target.path, &target.headers),
-            Route::Mesh(through) => (&through.path, &through.headers),
+        let (path, headers, gzip) = match route {
+            Route::Direct(target) => (&target.path, &target.headers, target.gzip),
+            Route::Mesh(through) => (&through.path, &through.headers, false),
         };
         let is_grpc = path.is_none();
-        let mut request = request(signal, path.as_deref(), headers, message)?;
+        let mut request = request(signal, path.as_deref(), headers, message, gzip)?;
         let answer = match route {
             Route::Direct(target) => {
                 let sent = timeout(target.timeout, self.direct(target, request, tasks)).await;
@@ -246,13 +248,15 @@ fn request(
     path: Option<&str>,
     headers: &[(HeaderName, HeaderValue)],
     message: &Bytes,
+    gzip: bool,
 ) -> Result<Request<Bytes>, Failed> {
+    let message = if gzip { &zipped(message)? } else { message };
     let body = match path {
         Some(_) => message.clone(),
         None => {
             let length = u32::try_from(message.len()).map_err(|_| Failed::for_good("too much at once"))?;
             let mut frame = BytesMut::with_capacity(PREFIX + message.len());
-            frame.put_u8(0);
+            frame.put_u8(u8::from(gzip));
             frame.put_u32(length);
             frame.put_slice(message);
             frame.freeze()
@@ -266,6 +270,10 @@ fn request(
     own.extend(headers.iter().cloned());
     own.insert(USER_AGENT, HeaderValue::from_static(concat!("skein/", env!("CARGO_PKG_VERSION"))));
     own.insert(TRACEPARENT, NOT_SAMPLED);
+    if gzip {
+        let name = if path.is_some() { CONTENT_ENCODING } else { GRPC_ENCODING };
+        own.insert(name, HeaderValue::from_static("gzip"));
+    }
     match path {
         Some(_) => {
             own.insert(CONTENT_LENGTH, HeaderValue::from(message.len()));
@@ -277,6 +285,12 @@ fn request(
         }
     };
     Ok(request)
+}
+
+fn zipped(message: &Bytes) -> Result<Bytes, Failed> {
+    let mut zipping = GzEncoder::new(Vec::new(), Compression::fast());
+    let zipped = zipping.write_all(message).and_then(|()| zipping.finish());
+    zipped.map(Bytes::from).map_err(|error| Failed::for_good(format!("it cannot be compressed: {error}")))
 }
 
 /// What an answer means, as OTLP's specification has it.
@@ -386,15 +400,33 @@ mod tests {
     #[test]
     fn exports_are_not_traced_and_carry_their_headers() {
         let headers = [(HeaderName::from_static("x-tenant"), HeaderValue::from_static("shop"))];
-        let grpc = request(Signal::Logs, None, &headers, &Bytes::from_static(b"abc")).unwrap();
+        let grpc = request(Signal::Logs, None, &headers, &Bytes::from_static(b"abc"), false).unwrap();
         assert_eq!(grpc.uri().path(), "/opentelemetry.proto.collector.logs.v1.LogsService/Export");
         assert_eq!(grpc.body().as_ref(), b"\0\0\0\0\x03abc");
         assert_eq!(
             (&grpc.headers()["x-tenant"], &grpc.headers()["content-type"]),
             (&headers[0].1, &HeaderValue::from_static("application/grpc"))
         );
-        let http = request(Signal::Traces, Some("/v1/traces"), &[], &Bytes::from_static(b"abc")).unwrap();
+        let http = request(Signal::Traces, Some("/v1/traces"), &[], &Bytes::from_static(b"abc"), false).unwrap();
         assert_eq!((http.uri().path(), http.body().as_ref()), ("/v1/traces", &b"abc"[..]));
         assert!(http.headers()["traceparent"].to_str().unwrap().ends_with("-00"));
+    }
+
+    #[test]
+    fn what_is_compressed_says_so() {
+        let message = Bytes::from(b"abc".repeat(100));
+        let unzip = |body: &[u8]| {
+            let mut whole = Vec::new();
+            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(body), &mut whole).map(|_| whole)
+        };
+        let http = request(Signal::Traces, Some("/v1/traces"), &[], &message, true).unwrap();
+        assert_eq!(http.headers()["content-encoding"], "gzip");
+        assert_eq!(http.headers()["content-length"], http.body().len().to_string().as_str());
+        assert!(http.body().len() < 100);
+        assert_eq!(unzip(http.body()).unwrap(), message);
+        let grpc = request(Signal::Traces, None, &[], &message, true).unwrap();
+        assert_eq!((&grpc.headers()["grpc-encoding"], grpc.body()[0]), (&HeaderValue::from_static("gzip"), 1));
+        assert_eq!(u32::from_be_bytes(grpc.body()[1..PREFIX].try_into().unwrap()) as usize, grpc.body().len() - PREFIX);
+        assert_eq!(unzip(&grpc.body()[PREFIX..]).unwrap(), message);
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Target {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// For the whole answer.
     pub(super) timeout: Duration,
+    /// Messages are compressed by gzip.
+    pub(super) gzip: bool,
 }
 
 impl std::fmt::Debug for Target {
@@ -41,6 +43,7 @@ impl Target {
             path: path(&collector.protocol),
             headers: headers(&collector.headers, variable),
             timeout: collector.timeout,
+            gzip: false,
         })
     }
 }

@@ -93,7 +93,7 @@ fn a_collector_in_the_mesh_is_not_told_of_what_tells_it() {
         let kind = TelemetryKind::LogCollector(LogCollector { to, name: String::new(), format: LineFormat::default() });
         let provider = Arc::new(TelemetryProvider { name: "otel".into(), index: 0, kind });
         let mut finished = request(&sinks);
-        finished.observed.log = Some(Arc::new(LogRule { outputs: vec![LogOutput::Collector(provider)], filter: None }));
+        finished.observed.log = Some(Arc::new([LogRule { output: LogOutput::Collector(provider), filter: None }]));
         finished.observed.span = None;
         finished.observed.entry.path = path.to_owned();
         finished.observed.end(finished.summary, finished.duration, finished.pair);

@@ -11,17 +11,17 @@ use crate::kinds::{
 /// The access log of a workload; `None` is off.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Logs {
-    /// Of the requests that it sends.
-    pub client: Option<Arc<LogRule>>,
-    /// Of the requests that it gets.
-    pub server: Option<Arc<LogRule>>,
+    /// Of the requests that it sends; never empty.
+    pub client: Option<Arc<[LogRule]>>,
+    /// Of the requests that it gets; never empty.
+    pub server: Option<Arc<[LogRule]>>,
 }
 
 /// Where lines go, and for which requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogRule {
-    /// To each of them; never empty.
-    pub outputs: Vec<LogOutput>,
+    /// Where they go.
+    pub output: LogOutput,
     /// `None`: for all.
     pub filter: Option<Filter>,
 }
@@ -35,76 +35,85 @@ pub enum LogOutput {
     Collector(Arc<TelemetryProvider>),
 }
 
-/// What one side comes to, as far as it was read.
+/// What one side comes to of one provider, as far as it was read.
 struct Said<'s> {
-    /// Where lines go if there are any; empty as long as nobody named a provider.
-    outputs: Vec<LogOutput>,
+    provider: &'s str,
+    output: LogOutput,
     on: bool,
     filter: Option<&'s Filter>,
 }
 
 /// What a nearer level leaves out is inherited from the farther ones.
 pub(super) fn of(levels: &Levels<'_>, mesh: &MeshConfig) -> Logs {
-    let entries: Vec<&AccessLogging> = levels.telemetries().flat_map(|telemetry| &telemetry.access_logging).collect();
-    let of = |side| {
-        let found = side_of(&entries, side, mesh)?;
-        Some(Arc::new(found))
-    };
-    Logs { client: of(Side::Client), server: of(Side::Server) }
+    let levels: Vec<&[AccessLogging]> = levels.telemetries().map(|telemetry| &*telemetry.access_logging).collect();
+    Logs { client: side_of(&levels, Side::Client, mesh), server: side_of(&levels, Side::Server, mesh) }
 }
 
 /// What MeshConfig alone says.
-pub(super) fn of_mesh(mesh: &MeshConfig) -> Option<LogRule> {
+pub(super) fn of_mesh(mesh: &MeshConfig) -> Option<Arc<[LogRule]>> {
     side_of(&[], Side::Client, mesh)
 }
 
-fn side_of(entries: &[&AccessLogging], wanted: Side, mesh: &MeshConfig) -> Option<LogRule> {
-    let outputs = inherited(mesh);
-    let mut said = Said { on: !outputs.is_empty(), outputs, filter: None };
-    for entry in entries.iter().filter(|entry| entry.side == Side::ClientAndServer || entry.side == wanted) {
-        if entry.disabled == Some(true) {
-            said.on = false;
+fn side_of(levels: &[&[AccessLogging]], wanted: Side, mesh: &MeshConfig) -> Option<Arc<[LogRule]>> {
+    let mut said = inherited(mesh);
+    for entries in levels {
+        let fits = |entry: &&AccessLogging| entry.side == Side::ClientAndServer || entry.side == wanted;
+        level(&mut said, &entries.iter().filter(fits).collect::<Vec<_>>(), mesh);
+    }
+    let rules = said.into_iter().filter(|one| one.on);
+    let rules: Arc<[LogRule]> = rules.map(|one| LogRule { output: one.output, filter: one.filter.cloned() }).collect();
+    (!rules.is_empty()).then_some(rules)
+}
+
+/// The entries of one level, in their order.
+fn level<'s>(said: &mut Vec<Said<'s>>, entries: &[&'s AccessLogging], mesh: &'s MeshConfig) {
+    // As in Istio, a level that names providers says all of them, and what was inherited goes; one that only takes some away does not.
+    if entries.iter().any(|entry| entry.disabled != Some(true) && !entry.providers.is_empty()) {
+        said.clear();
+    }
+    for entry in entries {
+        let (off, filter) = (entry.disabled == Some(true), entry.filter.as_ref());
+        if entry.providers.is_empty() {
+            for one in said.iter_mut() {
+                one.on = !off;
+                one.filter = filter.filter(|_| !off).or(one.filter);
+            }
             continue;
         }
-        let named = !entry.providers.is_empty();
-        if named {
-            said.outputs = outputs_of(&entry.providers, mesh);
-        }
-        said.on = !said.outputs.is_empty();
-        // Who names a provider says all of it; who does not adds to what is inherited.
-        if named || entry.filter.is_some() {
-            said.filter = entry.filter.as_ref();
+        for provider in &entry.providers {
+            if off {
+                said.iter_mut().filter(|one| one.provider == provider).for_each(|one| one.on = false);
+                continue;
+            }
+            said.retain(|one| one.provider != provider);
+            said.extend(output_of(provider, mesh).map(|output| Said { provider, output, on: true, filter }));
         }
     }
-    let Said { outputs, on, filter } = said;
-    on.then(|| LogRule { outputs, filter: filter.cloned() })
 }
 
-/// As in Istio, `accessLogFile` is a provider, too.
-fn inherited(mesh: &MeshConfig) -> Vec<LogOutput> {
+/// As in Istio, `accessLogFile` is a provider, too: whoever takes `envoy` away takes it away.
+fn inherited(mesh: &MeshConfig) -> Vec<Said<'_>> {
+    let said = |provider, output| Said { provider, output, on: true, filter: None };
     let stream = mesh.access_log.file.map(|file| LogOutput::Stream(file, LineFormat::default()));
-    let mut outputs: Vec<LogOutput> = stream.into_iter().collect();
-    for output in outputs_of(&mesh.default_providers.access_logging, mesh) {
-        if !outputs.contains(&output) {
-            outputs.push(output);
-        }
+    let mut all: Vec<Said<'_>> = stream.into_iter().map(|output| said(ENVOY, output)).collect();
+    for provider in &mesh.default_providers.access_logging {
+        let output = output_of(provider, mesh);
+        let new = output.filter(|output| all.iter().all(|known| known.output != *output));
+        all.extend(new.map(|output| said(provider, output)));
     }
-    outputs
+    all
 }
 
-/// Those of the providers that are there.
-fn outputs_of(names: &[String], mesh: &MeshConfig) -> Vec<LogOutput> {
-    let output = |name: &String| {
-        let Some(provider) = mesh.telemetry_provider(name) else {
-            return (name == ENVOY).then(|| LogOutput::Stream(LogFile::Stdout, LineFormat::default()));
-        };
-        match &provider.kind {
-            TelemetryKind::LogStream(file, format) => Some(LogOutput::Stream(*file, format.clone())),
-            TelemetryKind::LogCollector(_) => Some(LogOutput::Collector(Arc::clone(provider))),
-            TelemetryKind::Spans(_) | TelemetryKind::Prometheus => None,
-        }
+/// `None` if the provider is not there.
+fn output_of(name: &str, mesh: &MeshConfig) -> Option<LogOutput> {
+    let Some(provider) = mesh.telemetry_provider(name) else {
+        return (name == ENVOY).then(|| LogOutput::Stream(LogFile::Stdout, LineFormat::default()));
     };
-    names.iter().filter_map(output).collect()
+    match &provider.kind {
+        TelemetryKind::LogStream(file, format) => Some(LogOutput::Stream(*file, format.clone())),
+        TelemetryKind::LogCollector(_) => Some(LogOutput::Collector(Arc::clone(provider))),
+        TelemetryKind::Spans(_) | TelemetryKind::Prometheus => None,
+    }
 }
 
 #[cfg(test)]
@@ -124,10 +133,9 @@ mod tests {
         let mut config = MeshConfig::default();
         config.access_log.file = mesh;
         let found = of(&Levels::of(documents.iter(), "shop", &labels), &config);
-        [found.client, found.server].map(|rule| {
-            rule.map_or("-".to_owned(), |rule| {
-                rule.filter.as_ref().map_or("all".to_owned(), |filter| filter.source().to_owned())
-            })
+        [found.client, found.server].map(|rules| {
+            let of = |rule: &LogRule| rule.filter.as_ref().map_or("all", |filter| filter.source()).to_owned();
+            rules.map_or("-".to_owned(), |rules| rules.iter().map(of).collect::<Vec<_>>().join(", "))
         })
     }
 
@@ -191,7 +199,7 @@ mod tests {
                 LogOutput::Stream(file, format) => format!("{file:?} {}", format.labels.len()),
                 LogOutput::Collector(provider) => provider.name.to_string(),
             };
-            found.map(|rule| rule.outputs.iter().map(name).collect::<Vec<_>>())
+            found.map(|rules| rules.iter().map(|rule| name(&rule.output)).collect::<Vec<_>>())
         };
         assert_eq!(outputs(&[]), Some(vec!["Stderr 0".to_owned(), "otel".to_owned(), "Stdout 0".to_owned()]));
         let named =
@@ -199,5 +207,79 @@ mod tests {
         assert_eq!(outputs(&[named]), Some(vec!["Stderr 1".to_owned(), "otel".to_owned()]));
         let gone = document("shop", "a", 1, "{accessLogging: [{providers: [{name: gone}]}]}");
         assert_eq!(outputs(&[gone]), None);
+    }
+
+    #[test]
+    fn providers_of_one_level_are_a_union_each_with_its_own_filter() {
+        let config = config(
+            "{accessLogFile: /dev/stderr, defaultProviders: {accessLogging: [otel]}, extensionProviders: [\
+             {name: otel, envoyOtelAls: {service: localhost, port: 4317}}, \
+             {name: file, envoyFileAccessLog: {path: /dev/stderr, logFormat: {labels: {code: '%RESPONSE_CODE%'}}}}]}",
+        );
+        let told = |entries: &[&str]| {
+            let named = entries.iter().enumerate().map(|(level, entries)| {
+                document(["istio-system", "shop"][level], "a", 1, &format!("{{accessLogging: [{entries}]}}"))
+            });
+            let named: Vec<Document> = named.collect();
+            let found = of(&Levels::of(named.iter(), "shop", &BTreeMap::new()), &config);
+            [found.client, found.server].map(|rules| {
+                let of = |rule: &LogRule| {
+                    let name = match &rule.output {
+                        LogOutput::Stream(_, format) if format.labels.is_empty() => "envoy",
+                        LogOutput::Stream(..) => "file",
+                        LogOutput::Collector(_) => "otel",
+                    };
+                    format!("{name} {}", rule.filter.as_ref().map_or("all", |filter| filter.source()))
+                };
+                rules.map_or("-".to_owned(), |rules| rules.iter().map(of).collect::<Vec<_>>().join(", "))
+            })
+        };
+        let errors = "{providers: [{name: envoy}], filter: {expression: 'response.code >= 500'}}";
+        for (entries, client, server) in [
+            (&[][..], "envoy all, otel all", "envoy all, otel all"),
+            // Each keeps its own filter, and none says anything of another.
+            (
+                &[&*format!("{errors}, {{providers: [{{name: otel}}]}}")],
+                "envoy response.code >= 500, otel all",
+                "envoy response.code >= 500, otel all",
+            ),
+            // One of them for one side alone.
+            (
+                &[&*format!("{errors}, {{match: {{mode: SERVER}}, providers: [{{name: file}}]}}")],
+                "envoy response.code >= 500",
+                "envoy response.code >= 500, file all",
+            ),
+            // Who is named twice has the last filter.
+            (
+                &[&*format!("{{providers: [{{name: envoy}}]}}, {errors}")],
+                "envoy response.code >= 500",
+                "envoy response.code >= 500",
+            ),
+            // Only those that are named are taken away, on the same level and on a nearer one.
+            (
+                &[
+                    "{providers: [{name: envoy}, {name: otel}]}, {match: {mode: CLIENT}, providers: [{name: otel}], disabled: true}",
+                ],
+                "envoy all",
+                "envoy all, otel all",
+            ),
+            (&["{providers: [{name: otel}], disabled: true}"], "envoy all", "envoy all"),
+            (&["{providers: [{name: envoy}], disabled: true}"], "otel all", "otel all"),
+            (
+                &["{providers: [{name: envoy}, {name: file}]}", "{providers: [{name: file}], disabled: true}"],
+                "envoy all",
+                "envoy all",
+            ),
+            // A nearer level that names some says all of them; one that names none speaks of all that are inherited.
+            (&[errors, "{providers: [{name: otel}]}"], "otel all", "otel all"),
+            (
+                &[&*format!("{errors}, {{providers: [{{name: otel}}]}}"), "{filter: {expression: 'true'}}"],
+                "envoy true, otel true",
+                "envoy true, otel true",
+            ),
+            (&[&*format!("{errors}, {{providers: [{{name: otel}}]}}"), "{disabled: true}"], "-", "-"),
+        ] {
+            assert_eq!(told(entries), [client, server], "{entries:?}");
+        }
     }
 }

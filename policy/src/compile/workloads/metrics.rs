@@ -20,6 +20,8 @@ pub struct Counted {
 pub struct MetricRule {
     shapes: BTreeMap<&'static str, MetricShape>,
     values: Vec<TagValue>,
+    /// Every metric is disabled.
+    off: bool,
 }
 
 /// How one metric does.
@@ -46,9 +48,14 @@ impl MetricRule {
         self.shapes.get(metric)
     }
 
-    /// True if labels say what only a request tells.
+    /// True if any metric is offered.
+    pub fn offers(&self) -> bool {
+        !self.off
+    }
+
+    /// True if labels say what only a request tells, and any metric is offered that has them.
     pub fn asks(&self) -> bool {
-        !self.values.is_empty()
+        !self.off && !self.values.is_empty()
     }
 
     /// What labels say of a request that is over; `unknown` where that cannot be told, as with Istio.
@@ -94,6 +101,7 @@ pub(super) fn of(levels: &Levels<'_>) -> Counted {
             .iter()
             .filter(|one| one.side == Side::ClientAndServer || one.side == side)
             .for_each(|one| rule.apply(one));
+        rule.off = metric_names().all(|name| rule.shape(name).is_some_and(|shape| shape.disabled));
         let differs = |shape: &MetricShape| shape.disabled || !shape.tags.is_empty();
         rule.shapes.values().any(differs).then(|| Arc::new(rule))
     };
@@ -150,5 +158,21 @@ mod tests {
         assert_eq!(tags("istio_requests_total")["response_flags"], TagShape::Goes);
         assert_eq!(tags("istio_tcp_sent_bytes_total")["a"], TagShape::Says(0));
         assert!(!server.shape("istio_request_bytes").unwrap().disabled);
+    }
+
+    #[test]
+    fn nothing_is_offered_where_every_metric_is_disabled() {
+        let all = "{match: {metric: ALL_METRICS}, disabled: true, tagOverrides: {a: {value: request.host}}}";
+        for (overrides, offers) in [
+            (all.to_owned(), [false, false]),
+            ("{disabled: true}".to_owned(), [false, false]),
+            (format!("{all}, {{match: {{metric: REQUEST_COUNT, mode: SERVER}}, disabled: false}}"), [false, true]),
+            ("{match: {metric: REQUEST_COUNT}, disabled: true}".to_owned(), [true, true]),
+        ] {
+            let counted = counted(&[document("shop", "a", 1, &format!("{{metrics: [{{overrides: [{overrides}]}}]}}"))]);
+            let rules = [counted.client.unwrap(), counted.server.unwrap()];
+            assert_eq!(rules.each_ref().map(|rule| rule.offers()), offers, "{overrides}");
+            assert!(rules.iter().all(|rule| rule.offers() || !rule.asks()), "{overrides}: nobody sees what labels say");
+        }
     }
 }

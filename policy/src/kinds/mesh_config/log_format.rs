@@ -181,7 +181,18 @@ impl LogFormat {
     /// What a document says.
     pub(crate) fn decode(at: &At<'_>) -> Option<Self> {
         match Self::new(at.text()?) {
-            Ok(format) => Some(format),
+            Ok(format) => {
+                let is_open =
+                    |part: &LogPart| matches!(part, LogPart::Fact(LogFact::Word(LogWord::UpstreamLocalAddress), _));
+                if format.source != DEFAULT && format.parts.iter().any(is_open) {
+                    at.warn(
+                        codes::IGNORED,
+                        "%UPSTREAM_LOCAL_ADDRESS% is always `-`: connections to endpoints are shared, and their own address is not kept",
+                        "leave it out, or take %UPSTREAM_HOST%, the endpoint's address",
+                    );
+                }
+                Some(format)
+            }
             Err(Wrong::Invalid(message)) => {
                 at.error(codes::LOG_FORMAT, message);
                 None

@@ -54,6 +54,24 @@ fn every_field_is_read() {
 }
 
 #[test]
+fn what_a_log_format_names_in_vain_is_told() {
+    let label = |format: &str| {
+        format!(
+            "{{extensionProviders: [{{name: a, envoyFileAccessLog: {{logFormat: {{labels: {{b: '{format}'}}}}}}}}]}}"
+        )
+    };
+    for (spec, count) in [
+        ("{accessLogFormat: '%RESPONSE_CODE% %UPSTREAM_LOCAL_ADDRESS%'}".to_owned(), 1),
+        (label("%UPSTREAM_LOCAL_ADDRESS%"), 1),
+        (label("%UPSTREAM_HOST%"), 0),
+    ] {
+        let problems = read(&spec).problems;
+        let vain = problems.iter().filter(|one| one.code == codes::IGNORED && one.severity == Severity::Warning);
+        assert_eq!(vain.count(), count, "{spec}: {problems:#?}");
+    }
+}
+
+#[test]
 fn what_is_not_valid_says_so() {
     for (code, spec) in [
         (codes::RANGE, "{limits: {headers: 0}}"),

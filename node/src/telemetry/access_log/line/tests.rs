@@ -120,6 +120,11 @@ fn json_has_istios_keys() {
     assert_eq!((&value["response_code"], &value["response_code_details"]), (&Value::from(403), &Value::from("rbac")));
     assert_eq!((&value["upstream_host"], &value["path"]), (&Value::Null, &Value::from("/a\"b?c=d")));
     assert_eq!(value.as_object().unwrap().len(), 24);
+    assert_eq!(value["upstream_service_time"], Value::Null);
+    let line = entry().line(&log, &LineFormat::default(), &summary(200), Duration::from_millis(7));
+    let value: Value = serde_json::from_str(&line).unwrap();
+    // What stands for a header is a string, what Envoy counts itself is a number.
+    assert_eq!((&value["upstream_service_time"], &value["duration"]), (&Value::from("5"), &Value::from(7)));
 }
 
 #[test]
