@@ -34,17 +34,24 @@ impl Network {
         }
     }
 
-    /// If a dial ends by this event, the next one begins.
-    pub(super) fn dialled(&mut self, from: &NodeId, event: &Event) {
-        if !matches!(event, Event::DialFailed { .. } | Event::LinkUp { dialled: Some(_), .. }) {
-            return;
+    /// If a dial ends by this event, the next one begins. A link that ended before the dialler heard of it was none.
+    pub(super) fn dialled(&mut self, from: &NodeId, event: Event) -> Event {
+        let event = match event {
+            Event::LinkUp { node, link, dialled: Some(address) } if !self.links.contains_key(&link) => {
+                Event::DialFailed { node: Some(node), address }
+            }
+            other => other,
+        };
+        if matches!(event, Event::DialFailed { .. } | Event::LinkUp { dialled: Some(_), .. })
+            && let Some(host) = self.nodes.get_mut(from)
+        {
+            match host.dials.waiting.pop_front() {
+                Some((node, address)) => self.begin_dial(from, node, address),
+                // A process that was started anew may hear how a dial of the last one ended.
+                None => host.dials.under_way = host.dials.under_way.saturating_sub(1),
+            }
         }
-        let Some(host) = self.nodes.get_mut(from) else { return };
-        match host.dials.waiting.pop_front() {
-            Some((node, address)) => self.begin_dial(from, node, address),
-            // A process that was started anew may hear how a dial of the last one ended.
-            None => host.dials.under_way = host.dials.under_way.saturating_sub(1),
-        }
+        event
     }
 
     fn begin_dial(&mut self, from: &NodeId, node: Option<NodeId>, address: SocketAddr) {

@@ -444,8 +444,8 @@ impl Network {
                 }
             }
             Delivery::Event { event, .. } => {
-                self.dialled(&to, &event);
-                self.event(&to, *event);
+                let event = self.dialled(&to, *event);
+                self.event(&to, event);
             }
             Delivery::Dial { from, node, address } => self.dial(&from, node, address),
             Delivery::Silence { link, one, other } => {
