@@ -45,7 +45,9 @@ fn commands(line: &str, is_mention: bool) -> Vec<Written> {
         let words = words(&line[at..]);
         let Some(second) = words.get(1) else { continue };
         let before = line[..at].trim();
-        let is_named = before.is_empty() && second.starts_with(|first: char| first.is_ascii_lowercase());
+        // After a prompt or another command, as at the beginning of a line.
+        let begins = before.is_empty() || ["$", "sudo", "&&", "|", ";"].iter().any(|word| before.ends_with(word));
+        let is_named = begins && second.starts_with(|first: char| first.is_ascii_lowercase());
         // A remark speaks of commands as a sentence does.
         let is_mention = is_mention || before.starts_with("# ") || before.contains(" # ") || before.ends_with('#');
         if is_named || known.find_subcommand(second).is_some() {

@@ -65,7 +65,7 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
     };
     vec![
         Figure::stated("cpu_off", off, "us", "CPU a request of both nodes: every metric disabled, nothing traced"),
-        Figure::stated("cpu_counted", metrics, "us", "of that: every metric, nothing traced"),
+        Figure::stated("cpu_counted", metrics, "us", "the same with every metric, nothing traced"),
         Figure::stated("cpu_metrics_over_off", metrics / off, "times", how("every metric over none")),
         Figure::at_most("cpu_sampling_over_metrics", sampling / metrics, "times", 1.05, how("spans of 1 % over none")),
         Figure::stated("cpu_tracing_over_metrics", tracing / metrics, "times", how("spans of all requests over none")),

@@ -30,6 +30,8 @@ impl Admin {
     /// `usage`, `role_missing`, or `too_many_requests`.
     pub(super) fn tap(&self, wanted: Wanted, operator: Option<PublicKey>) -> Result<Response, Error> {
         wanted.check().map_err(|why| Error::new("usage", why))?;
+        // Before its roles are read, so that a policy that comes between is seen as a change.
+        let hidden = self.hide_tokens();
         let namespaces = self.tappable(operator).ok_or_else(|| {
             let why = "requests are shown to operators with the verb `view`; a recovery key signs RoleSets only";
             Error::new("role_missing", why).hint("`skein operator list` shows the roles")
@@ -37,7 +39,6 @@ impl Admin {
         let busy = |why: String| Error::new("too_many_requests", why).hint("`skein tap` ends with Ctrl-C");
         let slot =
             self.watches.clone().try_acquire_owned().map_err(|_| busy("too many watches are open".to_owned()))?;
-        let hidden = self.hide_tokens();
         let tapping = self.telemetry.taps().open(wanted, namespaces).map_err(busy)?;
         let mut due = tokio::time::interval(LOSSES);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -55,6 +55,9 @@ pub(super) fn read(ctx: &Context, findings: &mut Vec<Finding>) -> Option<Found> 
         if is_others {
             message += &format!(", but {}: name it by --config", others.display());
         }
+        if !is_others && ctx.globals.config.is_none() {
+            message += "; if a node runs here by another file, name that by --config";
+        }
         findings.push(Finding::amiss("configuration.present", Verdict::Warning, message).coded("not_joined"));
         return (!is_others).then(|| Found::Defaults(config::defaults(&file)));
     }

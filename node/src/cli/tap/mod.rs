@@ -21,6 +21,7 @@ use crate::{
         context::Context,
         error::{Error, Result, usage},
         output::{Format, plain, remark},
+        signing::Operator,
         value,
     },
     clock,
@@ -79,7 +80,14 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let path = query(&args);
     let mut first = client::connect_here(ctx).await?;
     let status: api::Status = first.get("/v1/status").await?;
-    let others = if args.here { Others::default() } else { Others::of(&mut first, &status, ctx).await? };
+    let mut others = if args.here { Others::default() } else { Others::of(&mut first, &status, ctx).await? };
+    // Once for all of them, before anything is shown: a passphrase may have to be typed.
+    if !others.nodes.is_empty()
+        && let Err(error) = Operator::load(ctx)
+    {
+        others.silent.push(format!("other nodes are not asked: {}", error.message));
+        others.nodes.clear();
+    }
     let page = match args.page {
         Some(port) => {
             let asked = others.nodes.iter().map(|node| (node.name.to_string(), Some(node.clone())));

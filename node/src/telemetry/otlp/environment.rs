@@ -44,6 +44,9 @@ const OTLP: [&str; 9] = [
     NOT_OBEYED[1],
 ];
 
+/// Spans that wait for a collector at most, whatever is asked for: beyond their bytes each batch takes some memory of its own.
+const LONGEST_QUEUE: usize = 8_192;
+
 /// What the environment says. Without an endpoint there is no collector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Environment {
@@ -94,7 +97,7 @@ impl Environment {
             percent: percent(&get)?,
             service_name: get("OTEL_SERVICE_NAME"),
             resource: pairs("OTEL_RESOURCE_ATTRIBUTES")?,
-            batching: batching(&get)?,
+            batching: batching(&get),
         })
     }
 
@@ -108,6 +111,10 @@ impl Environment {
         let note = |(name, value): (String, String)| match (name.as_str(), value.trim()) {
             (_, "") | ("OTEL_METRICS_EXPORTER", "none" | "prometheus") | ("OTEL_LOGS_EXPORTER", "none") => None,
             ("OTEL_METRICS_EXPORTER", _) => Some(format!("{name}: metrics are for Prometheus to scrape, at /metrics")),
+            // As OpenTelemetry has it: a number that cannot be is named, and the default holds.
+            (name, text) if name.starts_with("OTEL_BSP_") && is_heeded(name) => {
+                whole(text).is_none().then(|| format!("{name}={text} is not a whole number above 0: its default holds"))
+            }
             ("OTEL_LOGS_EXPORTER", _) => {
                 Some(format!("{name}: only a Telemetry sends the access log to a collector (envoyOtelAls)"))
             }
@@ -199,23 +206,24 @@ fn target(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Target>, Strin
     Ok(Some(Target { host, port, is_tls, authorities, path, headers, timeout, gzip }))
 }
 
-/// OpenTelemetry's batch span processor, as far as it is set.
-fn batching(get: &impl Fn(&str) -> Option<String>) -> Result<Batching, String> {
-    let number = |name: &str| -> Result<Option<u64>, String> {
-        let Some(text) = get(name) else { return Ok(None) };
-        let number = text.parse().ok().filter(|number| *number > 0);
-        number.map(Some).ok_or_else(|| format!("{name}={text}: not a whole number above 0"))
-    };
+/// OpenTelemetry's batch span processor, as far as it is set to what can be.
+fn batching(get: &impl Fn(&str) -> Option<String>) -> Batching {
+    let number = |name: &str| get(name).and_then(|text| whole(&text));
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let time = |name: &str| number(name).map(Duration::from_millis);
     let mut batching = Batching::default();
-    batching.delay = number("OTEL_BSP_SCHEDULE_DELAY")?.map_or(batching.delay, Duration::from_millis);
-    batching.patience = number("OTEL_BSP_EXPORT_TIMEOUT")?.map(Duration::from_millis);
-    batching.queue = number("OTEL_BSP_MAX_QUEUE_SIZE")?.map_or(batching.queue, count);
-    if let Some(most) = number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")?.map(count) {
+    batching.delay = time("OTEL_BSP_SCHEDULE_DELAY").unwrap_or(batching.delay);
+    batching.patience = time("OTEL_BSP_EXPORT_TIMEOUT");
+    batching.queue = number("OTEL_BSP_MAX_QUEUE_SIZE").map_or(batching.queue, count).min(LONGEST_QUEUE);
+    if let Some(most) = number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE").map(count) {
         (batching.most, batching.full) = (most, most);
     }
     batching.full = batching.full.min(batching.queue);
-    Ok(batching)
+    batching
+}
+
+fn whole(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number| *number > 0)
 }
 
 /// A decision that was made before always holds, as with the samplers called `parentbased_`.
@@ -318,8 +326,6 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
-            ("OTEL_BSP_SCHEDULE_DELAY", "0"),
-            ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=%0asecret"),
@@ -344,12 +350,24 @@ mod tests {
             ("OTEL_LOGS_EXPORTER", "none"),
             ("OTEL_SPAN_EVENT_COUNT_LIMIT", "secret"),
             ("OTEL_BLRP_SCHEDULE_DELAY", ""),
+            ("OTEL_BSP_SCHEDULE_DELAY", "0"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", "5000"),
             ("HOME", "/"),
         ];
-        assert!(read(&set).unwrap().traces.unwrap().gzip);
+        let environment = read(&set).unwrap();
+        assert!(environment.traces.unwrap().gzip);
+        let patience = Some(Duration::from_secs(5));
+        assert_eq!(environment.batching, Batching { patience, ..Batching::default() });
         let notes = Environment::unheeded(set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let named: Vec<&str> = notes.iter().filter_map(|note| note.split([' ', ':']).next()).collect();
-        let wanted = ["OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "OTEL_METRICS_EXPORTER", "OTEL_SPAN_EVENT_COUNT_LIMIT"];
+        let named: Vec<&str> = notes.iter().filter_map(|note| note.split([' ', ':', '=']).next()).collect();
+        let wanted = [
+            "OTEL_BSP_MAX_QUEUE_SIZE",
+            "OTEL_BSP_SCHEDULE_DELAY",
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+            "OTEL_METRICS_EXPORTER",
+            "OTEL_SPAN_EVENT_COUNT_LIMIT",
+        ];
         assert_eq!(named, wanted);
         assert!(!notes.concat().contains("secret"), "{notes:?}");
     }
@@ -370,6 +388,8 @@ mod tests {
             full: 50,
         };
         assert_eq!(read(&set).unwrap().batching, wanted);
+        let endless = read(&[("OTEL_BSP_MAX_QUEUE_SIZE", "1000000000")]).unwrap().batching;
+        assert_eq!(endless.queue, LONGEST_QUEUE);
         let small = read(&[set[2]]).unwrap().batching;
         assert_eq!((small.queue, small.full), (100, 100), "what waits at most is worth an export");
     }

@@ -60,9 +60,15 @@ fn side_of(levels: &[&[AccessLogging]], wanted: Side, mesh: &MeshConfig) -> Opti
         let fits = |entry: &&AccessLogging| entry.side == Side::ClientAndServer || entry.side == wanted;
         level(&mut said, &entries.iter().filter(fits).collect::<Vec<_>>(), mesh);
     }
-    let rules = said.into_iter().filter(|one| one.on);
-    let rules: Arc<[LogRule]> = rules.map(|one| LogRule { output: one.output, filter: one.filter.cloned() }).collect();
-    (!rules.is_empty()).then_some(rules)
+    let mut rules: Vec<LogRule> = Vec::new();
+    for one in said.into_iter().filter(|one| one.on) {
+        let rule = LogRule { output: one.output, filter: one.filter.cloned() };
+        // Two names may stand for one stream.
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    (!rules.is_empty()).then(|| rules.into())
 }
 
 /// The entries of one level, in their order.
@@ -81,12 +87,10 @@ fn level<'s>(said: &mut Vec<Said<'s>>, entries: &[&'s AccessLogging], mesh: &'s 
             continue;
         }
         for provider in &entry.providers {
-            if off {
-                said.iter_mut().filter(|one| one.provider == provider).for_each(|one| one.on = false);
-                continue;
-            }
             said.retain(|one| one.provider != provider);
-            said.extend(output_of(provider, mesh).map(|output| Said { provider, output, on: true, filter }));
+            if !off {
+                said.extend(output_of(provider, mesh).map(|output| Said { provider, output, on: true, filter }));
+            }
         }
     }
 }
@@ -97,9 +101,7 @@ fn inherited(mesh: &MeshConfig) -> Vec<Said<'_>> {
     let stream = mesh.access_log.file.map(|file| LogOutput::Stream(file, LineFormat::default()));
     let mut all: Vec<Said<'_>> = stream.into_iter().map(|output| said(ENVOY, output)).collect();
     for provider in &mesh.default_providers.access_logging {
-        let output = output_of(provider, mesh);
-        let new = output.filter(|output| all.iter().all(|known| known.output != *output));
-        all.extend(new.map(|output| said(provider, output)));
+        all.extend(output_of(provider, mesh).map(|output| said(provider, output)));
     }
     all
 }
@@ -265,6 +267,12 @@ mod tests {
             ),
             (&["{providers: [{name: otel}], disabled: true}"], "envoy all", "envoy all"),
             (&["{providers: [{name: envoy}], disabled: true}"], "otel all", "otel all"),
+            // What was taken away by its name is not among those of whom the next entry speaks.
+            (
+                &["{providers: [{name: otel}], disabled: true}, {filter: {expression: 'true'}}"],
+                "envoy true",
+                "envoy true",
+            ),
             (
                 &["{providers: [{name: envoy}, {name: file}]}", "{providers: [{name: file}], disabled: true}"],
                 "envoy all",
