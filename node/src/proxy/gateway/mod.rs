@@ -163,7 +163,7 @@ async fn begin(context: &Context, door: &Door, stream: TcpStream, client: Option
 /// Looks at what a client says first where some server passes TLS on, and meets TLS elsewhere.
 async fn greet(context: &Context, door: &Door, stream: TcpStream, bounds: &Bounds) -> io::Result<Begun> {
     if door.passes_tls_on(&context.current.load()) {
-        let detect::Spoken::Tls(name) = detect::detect(&stream, Protocol::Tls, bounds).await? else {
+        let detect::Spoken::Tls(name) = detect::detect(&stream, Protocol::Tls, None, bounds).await? else {
             return Err(io::Error::other("no TLS"));
         };
         let name = name.map(|name| name.to_ascii_lowercase());
