@@ -22,7 +22,7 @@ use harness::{
     dns, eventually,
     process::{Output, Skein},
 };
-use place::{ECHO, Lasting, OUTSIDE, OUTSIDE_V6, as_user, curl, said, within};
+use place::{ECHO, GREETS, Lasting, OUTSIDE, OUTSIDE_V6, as_user, curl, greeting, http2, said, within};
 use serde_json::Value;
 use server::Server;
 
@@ -76,6 +76,12 @@ fn redirected(cluster: &Cluster) -> u64 {
 
 fn tables() -> String {
     said(Command::new("nft").args(["list", "tables"])).expect("nft")
+}
+
+/// The node says that a capture ended which nobody switched off.
+fn is_told(cluster: &Cluster) -> bool {
+    let status = cluster.json("web", &["status"]);
+    status["problems"].as_array().is_some_and(|all| all.iter().any(|one| one["code"] == "capture_ended"))
 }
 
 fn nothing_is_left() {
@@ -142,6 +148,9 @@ fn clients_that_know_nothing_reach_the_mesh_and_all_else() {
         assert_eq!(Lasting::to(OUTSIDE, ECHO).say("hello"), "hello");
         assert!(curl(&[&format!("http://{OUTSIDE}:9/")]).is_err(), "nobody is there");
 
+        // Who calls the port for captured connections itself is brought nowhere, and in no circle.
+        let own = cluster.node("web").address("capture");
+        assert!(curl(&[&format!("http://{own}/")]).is_err());
         // SSH's port and the node's own user are left alone.
         let before = redirected(&cluster);
         assert_eq!(Lasting::to(OUTSIDE, 22).say("ssh"), "ssh");
@@ -187,6 +196,54 @@ fn clients_that_know_nothing_reach_the_mesh_and_all_else() {
     });
 }
 
+/// Each request of HTTP/2 is decided for itself, whatever the connection's address: clients that wait for settings cannot be looked at first.
+#[test]
+#[ignore = "needs root and nftables"]
+fn requests_of_http2_reach_the_mesh_by_their_authority() {
+    within("requests_of_http2_reach_the_mesh_by_their_authority", |_| {
+        let cluster = mesh(vec![Service::version("shop/ratings", "v1")]);
+        cluster.wait_endpoints("shop/ratings", 1);
+        on(&cluster);
+        let asked = ["reviews.shop", "www.example.com:9080", "ratings.shop.svc.cluster.local:9080"];
+        let told = http2(OUTSIDE, 9080, &asked).expect("answers");
+        assert!(told[0].contains("reviews") && told[1] == "outside" && told[2].contains("ratings"), "{told:?}");
+        let told = as_user("curl", &["-sS", "--http2-prior-knowledge", &format!("http://{OUTSIDE}:9080/")]);
+        assert_eq!(told.expect("it passes"), "outside", "its authority is where it was dialled");
+        let only = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\n";
+        cluster.push("web", only, &["--wait", "all"]).expect_code(0);
+        let told = http2(OUTSIDE, 9080, &asked).expect("answers");
+        assert!(told[0].contains("reviews") && told[1] == "-" && told[2].contains("ratings"), "{told:?}");
+        capture(&cluster, &["off", "--now"]).expect_code(0);
+        nothing_is_left();
+    });
+}
+
+/// A server outside that speaks first is reached at a port at which the mesh has a service of undeclared protocol, if that is none that
+/// its caller may call, or its first word is waited for no longer than `protocolDetectionTimeout`.
+#[test]
+#[ignore = "needs root and nftables"]
+fn a_server_outside_may_speak_first() {
+    within("a_server_outside_may_speak_first", |_| {
+        let tenant =
+            Service { ports: vec![GREETS], protocol: "undeclared".to_owned(), ..Service::version("tenant/db", "v1") };
+        let cluster = mesh(vec![tenant]);
+        cluster.wait_endpoints("tenant/db", 1);
+        on(&cluster);
+        assert!(greeting(OUTSIDE, 2).is_err(), "its client is waited for");
+        let patience = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {protocolDetectionTimeout: 100ms}\n";
+        cluster.push("web", patience, &["--wait", "all"]).expect_code(0);
+        assert_eq!(greeting(OUTSIDE, 20).expect("it is not waited for long").trim(), "welcome");
+        let words = ["policy", "delete", "MeshConfig", "default", "--wait", "all"];
+        cluster.on("web", &words).expect_code(0);
+        assert!(greeting(OUTSIDE, 2).is_err(), "its client is waited for again");
+        let narrow = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: default, namespace: shop}\nspec: {egress: [{hosts: ['./*']}]}\n";
+        cluster.push("web", narrow, &["--wait", "all"]).expect_code(0);
+        assert_eq!(greeting(OUTSIDE, 20).expect("nobody is waited for").trim(), "welcome");
+        capture(&cluster, &["off", "--now"]).expect_code(0);
+        nothing_is_left();
+    });
+}
+
 #[test]
 #[ignore = "needs root and nftables"]
 fn a_capture_ends_whoever_dies() {
@@ -207,9 +264,12 @@ fn a_capture_ends_whoever_dies() {
         cluster.kill("web");
         nothing_is_left();
         passes();
-        // It stops in order.
+        // It is back, and tells that nothing is captured any more.
         cluster.run("web");
+        eventually("the node tells of it", || if is_told(&cluster) { Ok(()) } else { Err("not yet".to_owned()) });
+        // It stops in order.
         on(&cluster);
+        assert!(!is_told(&cluster));
         passes();
         cluster.terminate("web");
         nothing_is_left();
@@ -226,8 +286,16 @@ fn a_capture_ends_whoever_dies() {
             other => Err(format!("{other:?}")),
         });
         passes();
+        // The node tells, until somebody says what is meant.
+        eventually("the node tells of it", || if is_told(&cluster) { Ok(()) } else { Err("not yet".to_owned()) });
+        let events = || cluster.json("web", &["events"]).to_string().matches("\"capture_ended\"").count();
+        eventually("it is noted, and what ended as it should is not", || match events() {
+            1 => Ok(()),
+            other => Err(format!("{other} times")),
+        });
         capture(&cluster, &["off"]).expect_code(0);
         nothing_is_left();
+        assert!(!is_told(&cluster));
     });
 }
 

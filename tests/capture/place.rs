@@ -24,7 +24,10 @@ pub(crate) const HERE_V6: &str = "fd00:9::1";
 /// Where it sends back lines.
 pub(crate) const ECHO: u16 = 7000;
 
-/// HTTP at 80, lines at [`ECHO`] and at SSH's port.
+/// Where it speaks first.
+pub(crate) const GREETS: u16 = 4306;
+
+/// HTTP at 80, HTTP/2 at 9080, lines at [`ECHO`] and at SSH's port, and a server that speaks first at [`GREETS`].
 const SERVER: &str = r#"
 import http.server, socket, socketserver, threading
 class Page(http.server.BaseHTTPRequestHandler):
@@ -36,9 +39,20 @@ class Page(http.server.BaseHTTPRequestHandler):
 class Line(socketserver.StreamRequestHandler):
     def handle(self):
         for line in self.rfile: self.wfile.write(line)
+class Greeting(socketserver.StreamRequestHandler):
+    def handle(self): self.wfile.write(b"welcome\n"); self.rfile.read()
+class Http2(socketserver.StreamRequestHandler):
+    def handle(self):
+        def frame(kind, flags, stream, body): self.wfile.write(len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + body)
+        self.rfile.read(24); frame(4, 0, 0, b"")
+        while len(head := self.rfile.read(9)) == 9:
+            self.rfile.read(int.from_bytes(head[:3], "big"))
+            if head[3] == 4 and not head[4] & 1: frame(4, 1, 0, b"")
+            stream = int.from_bytes(head[5:], "big")
+            if head[3] == 1: frame(1, 4, stream, b"\x88"); frame(0, 1, stream, b"outside")
 class Server(socketserver.ThreadingTCPServer):
     address_family = socket.AF_INET6; allow_reuse_address = True; daemon_threads = True; request_queue_size = 128
-servers = [Server(("::", 80), Page)] + [Server(("::", port), Line) for port in (22, 7000)]
+servers = [Server(("::", 80), Page), Server(("::", 9080), Http2), Server(("::", 4306), Greeting)] + [Server(("::", port), Line) for port in (22, 7000)]
 for server in servers: threading.Thread(target=server.serve_forever).start()
 print("ready", flush=True)
 "#;
@@ -50,6 +64,45 @@ stream = socket.create_connection((sys.argv[1], int(sys.argv[2]))).makefile("rw"
 for line in sys.stdin:
     stream.write(line); stream.flush(); print(stream.readline(), end="", flush=True)
 "#;
+
+/// A client of HTTP/2 that waits for its server's settings before its first request, as gRPC's do: one request on one connection for each
+/// authority; it prints the bodies of those that get 200, and `-` for others.
+const HTTP2: &str = r#"
+import socket, sys
+stream = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20).makefile("rwb")
+def send(kind, flags, number, body):
+    stream.write(len(body).to_bytes(3, "big") + bytes([kind, flags]) + number.to_bytes(4, "big") + body); stream.flush()
+def take():
+    head = stream.read(9)
+    return head[3], head[4], stream.read(int.from_bytes(head[:3], "big"))
+stream.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"); send(4, 0, 0, b"")
+while take()[0] != 4: pass
+send(4, 1, 0, b"")
+for place, name in enumerate(sys.argv[3:]):
+    name = name.encode()
+    send(1, 5, 2 * place + 1, b"\x82\x86\x84\x41" + bytes([len(name)]) + name)
+    said, ended = b"", False
+    while not ended:
+        kind, flags, body = take()
+        if kind == 1 and not said: said = b"" if body[:1] == b"\x88" else b"-"
+        if kind == 0 and said != b"-": said += body
+        ended = kind in (0, 1) and flags & 1
+        if kind in (3, 7): said, ended = b"reset", True
+    print(said.decode().strip())
+"#;
+
+/// What the captured user is told by HTTP/2 on one connection, by authority.
+pub(crate) fn http2(host: &str, port: u16, authorities: &[&str]) -> Result<Vec<String>, String> {
+    let port = port.to_string();
+    let told = as_user("/usr/bin/python3", &[&["-c", HTTP2, host, &port], authorities].concat())?;
+    Ok(told.lines().map(str::to_owned).collect())
+}
+
+/// The first line of a server that speaks first.
+pub(crate) fn greeting(host: &str, seconds: u32) -> Result<String, String> {
+    let script = "import socket, sys; print(socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3])).makefile().readline())";
+    as_user("/usr/bin/python3", &["-c", script, host, &GREETS.to_string(), &seconds.to_string()])
+}
 
 /// Runs a test in a network namespace of its own: once to make it, then within it.
 pub(crate) fn within(test: &str, body: impl FnOnce(&Place)) {

@@ -11,8 +11,8 @@ pub enum Because {
     /// It asks for nothing: Istio's test looks at what is generated.
     NoCalls,
     /// It connects as only captured connections do, which needs root and a network of its own (`tests/capture`): by an address, of which
-    /// `policy/src/compile/entries/tests.rs` has the case, or to the ports of Istio's own listeners, which a node has not. The file has
-    /// these words.
+    /// `policy/src/compile/entries/tests.rs` has the case, or to the ports of Istio's own listeners, which a node has not: what calls a
+    /// node's port for captured connections itself, `tests/capture` looks at. The file has these words.
     Capture(&'static str),
 }
 

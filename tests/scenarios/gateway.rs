@@ -289,6 +289,9 @@ fn a_websocket_goes_through() {
     assert_eq!(socket.take(11).expect("an echo"), b"\x81\x85\0\0\0\0hello");
     let open = || Connection::open(at(&cluster, 8080)).expect("it listens");
     assert_eq!(open().rest(), b"", "it holds the place of its address");
+    let metrics = http::get(cluster.node("edge").address("admin"), "localhost", "/metrics").expect("metrics").text();
+    let refused = "skein_clients_refused_total{reason=\"connections\"} ";
+    assert!(metrics.lines().any(|line| line.starts_with(refused) && !line.ends_with(" 0")), "it is counted");
     drop(socket);
     eventually("there is room again", || open().request("GET", "chat.example.com", "/talk", &headers, b"").map(drop));
 }

@@ -37,9 +37,10 @@ use super::{
     error::{Error, fail, internal},
     event::Noted,
     groups,
+    guarded::Guarded,
     local::{Local, covers, not_granted},
     receipt::{Receipt, Standing},
-    state_dir::StateDir,
+    state_dir::{CAPTURED, StateDir},
     store::{AuditEntry, AuditHead, Store},
     sync::Sync,
 };
@@ -145,6 +146,8 @@ struct Inner {
     /// True once the process ends; held while somebody drains.
     leaving: tokio::sync::Mutex<bool>,
     rate: Mutex<Rate>,
+    /// Who keeps a capture in force.
+    guarded: Guarded,
 }
 
 /// Bytes sent, as last looked at.
@@ -172,7 +175,7 @@ impl Agent {
         let rate = Mutex::new(Rate { at: monotonic(), sent: Default::default(), per_second: Default::default() });
         let (listening, draining, leaving, reloading, reloads) = Default::default();
         let (given, config) = (ArcSwap::from_pointee(given), ArcSwap::from_pointee(config));
-        let secrets = Secrets::new(dir.path());
+        let (secrets, guarded) = (Secrets::new(dir.path()), Guarded::new(dir.path().join(CAPTURED)));
         Self {
             inner: Arc::new(Inner {
                 sync,
@@ -191,6 +194,7 @@ impl Agent {
                 draining,
                 leaving,
                 rate,
+                guarded,
             }),
         }
     }

@@ -14,6 +14,7 @@ mod exchange;
 mod facade;
 mod fold;
 pub mod groups;
+mod guarded;
 pub mod hearing;
 pub mod identity;
 pub mod init;

@@ -35,13 +35,15 @@ pub const ADDRESSES: &str = "addresses";
 pub const CLOCK: &str = "clock";
 /// The folder of this node's own credentials.
 pub const SECRETS: &str = "secrets";
+/// There while connections of this machine are captured, or should be.
+pub const CAPTURED: &str = "captured";
 const NODE: &str = "node.json";
 const LOCK: &str = "lock";
 /// The store within a data directory.
 pub const STORE: &str = "store.redb";
 /// What must be its owner's alone.
-const FILES: [&str; 9] =
-    [CA_KEY, RECORD_KEY, ENROLLER_KEY, CA_CERTIFICATES, ENROLLER_CERTIFICATE, NODE, STORE, ADDRESSES, CLOCK];
+const FILES: [&str; 10] =
+    [CA_KEY, RECORD_KEY, ENROLLER_KEY, CA_CERTIFICATES, ENROLLER_CERTIFICATE, NODE, STORE, ADDRESSES, CLOCK, CAPTURED];
 
 /// Whose state a directory holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -29,6 +29,17 @@ pub struct Guard {
     pub inbound: bool,
 }
 
+/// What a guard asks the node, or tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// What is new? It keeps the capture in force.
+    News,
+    /// Is it still there?
+    Alive,
+    /// It keeps the capture in force no more: somebody wished it so.
+    Ended,
+}
+
 /// What the node tells a guard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
@@ -52,28 +63,32 @@ enum End {
 }
 
 /// Runs until the capture has ended and its table is gone. `ask` waits for news of the node, or an error.
-pub async fn guard<F, E>(guard: Guard, mut ask: impl FnMut() -> F)
+pub async fn guard<F, E>(guard: Guard, mut ask: impl FnMut(Question) -> F)
 where
     F: Future<Output = Result<News, E>>,
 {
     let end = watch(&guard, &mut ask).await;
     if end != End::Lost {
+        let disarmed = nft::apply(&rules::own_disarming(guard.token));
+        // What ends with the node nobody wished to end: the node tells of it when it is back.
+        if end != End::Leaving {
+            drop(tokio::time::timeout(ANSWER, ask(Question::Ended)).await);
+        }
+        let mut is_ours = disarmed.is_ok();
         // What was captured goes on: the kernel must know for as long where to.
-        loop {
-            if nft::apply(&rules::own_disarming(guard.token)).is_err() {
-                // The table is gone, or another guard's.
-                return;
-            }
-            if nft::connections(&guard.listen) == 0 || !alive(&mut ask).await {
-                break;
-            }
+        while is_ours && nft::connections(&guard.listen) > 0 && alive(&mut ask).await {
             tokio::time::sleep(LOOK).await;
+            is_ours = nft::apply(&rules::own_disarming(guard.token)).is_ok();
+        }
+        if !is_ours {
+            // The table is gone, or another guard's.
+            return;
         }
     }
     let _ = nft::apply(&rules::own_removal(guard.token));
 }
 
-async fn watch<F, E>(guard: &Guard, ask: &mut impl FnMut() -> F) -> End
+async fn watch<F, E>(guard: &Guard, ask: &mut impl FnMut(Question) -> F) -> End
 where
     F: Future<Output = Result<News, E>>,
 {
@@ -84,7 +99,7 @@ where
     loop {
         let unconfirmed = guard.confirm_within.saturating_sub(clock::monotonic().duration_since(begun));
         let news = async {
-            match tokio::time::timeout(ANSWER, ask()).await {
+            match tokio::time::timeout(ANSWER, ask(Question::News)).await {
                 Ok(Ok(News { leaving: false, targets })) => Ok(targets),
                 Ok(Ok(News { leaving: true, .. })) => Err(End::Leaving),
                 Ok(Err(_)) | Err(_) => Err(End::Lost),
@@ -124,11 +139,11 @@ fn learn(known: &mut Option<Vec<SocketAddr>>, news: Option<Vec<SocketAddr>>) -> 
 }
 
 /// Whether there is still a node that has connections.
-async fn alive<F, E>(ask: &mut impl FnMut() -> F) -> bool
+async fn alive<F, E>(ask: &mut impl FnMut(Question) -> F) -> bool
 where
     F: Future<Output = Result<News, E>>,
 {
-    matches!(tokio::time::timeout(ANSWER, ask()).await, Ok(Ok(_)))
+    matches!(tokio::time::timeout(ANSWER, ask(Question::Alive)).await, Ok(Ok(_)))
 }
 
 #[cfg(test)]

@@ -10,6 +10,6 @@ mod listening;
 pub mod nft;
 mod rules;
 
-pub use guard::{Guard, LIFE, News, guard};
+pub use guard::{Guard, LIFE, News, Question, guard};
 pub use listening::{Listeners, is_open, listening, targets};
 pub use rules::{Incoming, Outgoing, Rules};

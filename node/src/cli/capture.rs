@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     accounts,
     agent::admin::api,
-    capture::{self, Guard, Incoming, LIFE, News, Outgoing, Rules, nft},
+    capture::{self, Guard, Incoming, LIFE, News, Outgoing, Question, Rules, nft},
     cli::{
         client,
         context::Context,
@@ -264,8 +264,9 @@ fn listens(node: &api::Capture) -> Vec<SocketAddr> {
 async fn guard(guard: Guard, ctx: &Context) {
     // A session of its own: the terminal's end is none of its business. It fails for who leads one already.
     let _ = nix::unistd::setsid();
-    let client = tokio::sync::Mutex::new(None);
-    capture::guard(guard, || async {
+    let client = &tokio::sync::Mutex::new(None);
+    let token = guard.token;
+    capture::guard(guard, |question| async move {
         let mut kept = client.lock().await;
         if kept.is_none() {
             *kept = Some(client::connect_here(ctx).await?);
@@ -273,7 +274,11 @@ async fn guard(guard: Guard, ctx: &Context) {
         let Some(client) = kept.as_mut() else {
             return Ok::<_, Error>(News { leaving: true, targets: None });
         };
-        let node: api::Capture = client.get("/v1/local/capture?news=true").await?;
+        let node: api::Capture = match question {
+            Question::News => client.get(&format!("/v1/local/capture?news=true&guard={token}")).await?,
+            Question::Alive => client.get("/v1/local/capture?news=true").await?,
+            Question::Ended => client.post(&format!("/v1/local/capture/ended?guard={token}"), "").await?,
+        };
         let known = node.inbound.filter(|inbound| inbound.unknown.is_none());
         Ok(News { leaving: node.leaving, targets: known.map(|inbound| inbound.targets) })
     })
@@ -288,6 +293,10 @@ async fn switch_off(now: bool, ctx: &Context) -> Result<()> {
         if now || status.connections == 0 {
             nft::remove()?;
         }
+    }
+    // A node that is gone has nothing to forget.
+    if let Ok(mut client) = client::connect_here(ctx).await {
+        drop(client.post::<api::Capture>("/v1/local/capture/ended", "").await);
     }
     let status = status(ctx).await?;
     ctx.output.show(&status, || told(&status))

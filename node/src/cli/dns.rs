@@ -42,6 +42,9 @@ struct File {
 /// Zones in which no other resolver has anything to say.
 const ZONES: &[&str] = &["mesh", "svc", "cluster.local"];
 
+/// What an operator must add by hand: hosts of ServiceEntries come and go with documents, and are in zones of others.
+const HOSTS: &str = "For each host of a ServiceEntry that applications reach by an address of the node";
+
 /// Runs the command.
 pub(super) fn run(command: Command, ctx: &Context) -> Result<()> {
     let Command::Setup { print: _ } = command;
@@ -67,13 +70,13 @@ fn setup(listen: SocketAddr, namespace: &str) -> Setup {
         File {
             resolver: "systemd-resolved",
             path: "/etc/systemd/resolved.conf.d/skein.conf",
-            text: format!("[Resolve]\nDNS={listen}\nDomains={search} {}\n", routed.join(" ")),
+            text: format!("# {HOSTS}: add ~HOST.\n[Resolve]\nDNS={listen}\nDomains={search} {}\n", routed.join(" ")),
             then: "systemctl restart systemd-resolved",
         },
         File {
             resolver: "dnsmasq",
             path: "/etc/dnsmasq.d/skein.conf",
-            text: format!("server=/{}/{}#{}\n", ZONES.join("/"), listen.ip(), listen.port()),
+            text: format!("# {HOSTS}: add /HOST.\nserver=/{}/{}#{}\n", ZONES.join("/"), listen.ip(), listen.port()),
             then: "systemctl restart dnsmasq",
         },
     ];
@@ -115,7 +118,9 @@ mod tests {
             resolved.contains("DNS=127.0.0.1:15053\n") && resolved.contains(" ~mesh ~svc ~cluster.local\n"),
             "{resolved}"
         );
-        assert_eq!(high.files[1].text, "server=/mesh/svc/cluster.local/127.0.0.1#15053\n");
+        assert!(resolved.contains("each host of a ServiceEntry") && resolved.contains("add ~HOST."), "{resolved}");
+        let dnsmasq = &high.files[1].text;
+        assert!(dnsmasq.ends_with("add /HOST.\nserver=/mesh/svc/cluster.local/127.0.0.1#15053\n"), "{dnsmasq}");
         assert!(text(&high).contains("127.0.0.2:53"));
         let low = setup("127.0.0.2:53".parse().unwrap(), "shop");
         assert!(low.files[2].text.starts_with("nameserver 127.0.0.2\nsearch shop.svc.cluster.local"));

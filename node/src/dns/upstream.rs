@@ -83,12 +83,14 @@ impl Upstreams {
         upstreams
     }
 
-    /// Asks one after the other, those that were silent lately last; `None` if none answers.
+    /// Asks one after the other, those that were silent lately last; `None` if none answers. As in glibc, the next one is asked where one
+    /// says that it cannot tell; that is passed on if no other can.
     pub(super) async fn ask(&self, query: &[u8], question_ends: usize, carrier: Carrier) -> Option<Vec<u8>> {
         let (resolvers, now) = (self.resolvers.load_full(), clock::uptime());
         let mut asked: Vec<_> = resolvers.iter().filter(|resolver| !resolver.circles.load(Relaxed)).collect();
         // Stable: else the order of the machine's file is kept.
         asked.sort_by_key(|resolver| resolver.silent_until.load(Relaxed) > now);
+        let mut helpless = None;
         for resolver in asked {
             let asked = async {
                 match carrier {
@@ -99,14 +101,19 @@ impl Upstreams {
             match timeout(PATIENCE, asked).await {
                 Ok(Ok(answer)) => {
                     resolver.silent_until.store(0, Relaxed);
-                    return Some(answer);
+                    if !is_helpless(&answer) {
+                        return Some(answer);
+                    }
+                    tracing::debug!(resolver = %resolver.address, "a resolver cannot tell");
+                    helpless.get_or_insert(answer);
+                    continue;
                 }
                 Ok(Err(error)) => tracing::debug!(resolver = %resolver.address, %error, "a resolver failed"),
                 Err(_) => tracing::debug!(resolver = %resolver.address, "a resolver does not answer"),
             }
             resolver.silent_until.store(clock::uptime() + SILENT, Relaxed);
         }
-        None
+        helpless
     }
 
     /// True if the packet is a probe of this node, which has come back.
@@ -278,9 +285,43 @@ fn is_answer(answer: &[u8], sent: &[u8], question_ends: usize) -> bool {
     header[..2] == sent[..2] && is_response && (same || is_refusal && header[4..6] == [0, 0])
 }
 
+/// True of SERVFAIL, NOTIMP and REFUSED, which say nothing of the name.
+fn is_helpless(answer: &[u8]) -> bool {
+    answer.get(3).is_some_and(|flags| matches!(flags & 0xf, 2 | 4 | 5))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A resolver that answers with this code.
+    fn answering(code: u8) -> SocketAddr {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut packet = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut packet) {
+                (packet[2], packet[3]) = (packet[2] | 0x80, packet[3] & 0xf0 | code);
+                socket.send_to(&packet[..length], from).unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn who_cannot_tell_is_not_the_last_that_is_asked() {
+        let own = "127.0.0.1:1".parse().unwrap();
+        let told = async |codes: &[u8]| {
+            let upstreams = Upstreams::new(own, Some(codes.iter().map(|code| answering(*code)).collect()));
+            let query = upstreams.resolvers.load()[0].probe().unwrap();
+            upstreams.ask(&query, query.len(), Carrier::Udp).await.unwrap()[3] & 0xf
+        };
+        for code in [2, 4, 5] {
+            assert_eq!(told(&[code, 0]).await, 0, "{code}");
+            assert_eq!(told(&[code, 3, 0]).await, 3, "that there is no such name is an answer");
+            assert_eq!(told(&[code, 2]).await, code, "the first, if no other can tell");
+        }
+    }
 
     #[test]
     fn resolv_conf_is_read_as_others_read_it() {

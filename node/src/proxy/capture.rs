@@ -3,9 +3,11 @@
 //!
 //! By address: a service's loopback address. By what the client says first, at ports at which the mesh has services: the Host of its
 //! first request, or the server name of its ClientHello. One connection is one decision: what later requests on it mean elsewhere is
-//! answered 421, and asked again on a connection of its own.
+//! answered 421, and asked again on a connection of its own. By HTTP/2 each request is decided for itself, by its authority.
 //!
 //! Connections of other machines to the ports of applications come here, too: to the service whose port that is.
+
+mod found;
 
 use super::{
     context::Context,
@@ -21,19 +23,21 @@ use crate::lock::lock;
 use crate::{
     capture::{Listeners, is_open},
     config,
-    snapshot::{Captures, Names, Services, Snapshot},
+    snapshot::{Captures, Snapshot},
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use certs::id::ServiceAccount;
+use found::{by_address, by_host, entry, service, told_by_names};
+use http::{Request, header::HOST, uri::Authority};
 use policy::{
-    compile::{Entries, EntryService, Scope},
-    hosts::{self, Protocol},
-    route::{self, Called, NoRoute, Source},
+    compile::EntryService,
+    hosts::Protocol,
+    route::{Called, Source},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, Weak},
     time::Duration,
 };
@@ -77,6 +81,8 @@ struct Kept {
 #[derive(Debug)]
 struct Ports {
     of: Weak<Snapshot>,
+    /// The services beside this node, of which one speaks.
+    local: Weak<super::local::Local>,
     numbers: HashSet<u16>,
 }
 
@@ -86,10 +92,22 @@ enum Destination {
     Mesh(Place),
     /// Found by the Host of the first request.
     Named(Meant),
+    /// Found by the authority of each request.
+    ByRequest,
     /// Where the application meant to go.
     Original,
     /// Nobody has that address.
     Nowhere,
+}
+
+/// How requests of a captured connection say where they lead.
+#[derive(Debug)]
+pub(super) enum LedBy {
+    /// All as the first one.
+    First(Meant),
+    /// Each by itself, on a connection that meant to go to this address: HTTP/2. Many clients of it wait for their server's settings before
+    /// their first request, so that nobody can look at that beforehand.
+    Each(Arc<Captured>, SocketAddr),
 }
 
 /// What the first request of a connection meant.
@@ -198,9 +216,12 @@ pub(super) async fn serve(context: Arc<Context>, captured: Arc<Captured>, stream
         destination = captured.destination(&context, &stream, original) => destination,
         () = context.draining() => return,
     };
-    let (place, meant) = match destination {
+    let (place, led_by) = match destination {
         Ok(Destination::Mesh(place)) => (place, None),
-        Ok(Destination::Named(meant)) => (meant.place.clone(), Some(Arc::new(meant))),
+        Ok(Destination::Named(meant)) => (meant.place.clone(), Some(Arc::new(LedBy::First(meant)))),
+        Ok(Destination::ByRequest) => {
+            (Place::Name(original.port()), Some(Arc::new(LedBy::Each(Arc::clone(&captured), original))))
+        }
         Ok(Destination::Original) => return captured.pass(&context, stream, (remote, original)).await,
         Ok(Destination::Nowhere) => return stream.reset(),
         Err(error) => {
@@ -208,7 +229,7 @@ pub(super) async fn serve(context: Arc<Context>, captured: Arc<Captured>, stream
         }
     };
     match captured.speaker(&context, place) {
-        Some(speaker) => outbound::serve(context, speaker, stream, remote, Some((original, meant))).await,
+        Some(speaker) => outbound::serve(context, speaker, stream, remote, Some((original, led_by))).await,
         None => stream.reset(),
     }
 }
@@ -241,7 +262,8 @@ impl Captured {
         }
         // Whoever speaks first is the client here, as in Istio: servers that speak first must have ports of their own.
         let bounds = Bounds::of_applications(&context.limits());
-        let found = match detect::detect(stream, Protocol::Sniffed, &bounds).await? {
+        let patience = context.current.read().compiled.config().protocol_detection_timeout;
+        let found = match detect::detect(stream, Protocol::Sniffed, patience, &bounds).await? {
             Spoken::Http1 => {
                 let (host, port) = (detect::host(stream, &bounds).await?, original.port());
                 let snapshot = context.current.load();
@@ -259,7 +281,8 @@ impl Captured {
                 service(&snapshot.services, &name, scope, port, spoken)
                     .or_else(|| entry(entries, &name, scope, port, spoken))
             }
-            Spoken::Http2 | Spoken::Tls(None) | Spoken::Bytes => None,
+            Spoken::Http2 => return Ok(Destination::ByRequest),
+            Spoken::Tls(None) | Spoken::Bytes => None,
         };
         Ok(found.map_or(Destination::Original, Destination::Mesh))
     }
@@ -275,37 +298,41 @@ impl Captured {
         if let Some(made) = snapshot.compiled.entries().at(ip, port, snapshot.compiled.scope(source), is_at) {
             return Some(Destination::Mesh(Place::Known(Called::Host(Arc::clone(&made.host)), port)));
         }
-        (!self.speaks_names(&snapshot, port)).then_some(Destination::Original)
+        (!self.speaks_names(context, &snapshot, port)).then_some(Destination::Original)
     }
 
     /// True if a client at this port may say which service it means.
-    fn speaks_names(&self, snapshot: &Arc<Snapshot>, port: u16) -> bool {
+    fn speaks_names(&self, context: &Context, snapshot: &Arc<Snapshot>, port: u16) -> bool {
+        let local = context.local.load_full();
         let known = self.ports.load();
         if let Some(known) = &*known
             && std::ptr::eq(known.of.as_ptr(), Arc::as_ptr(snapshot))
+            && std::ptr::eq(known.local.as_ptr(), Arc::as_ptr(&local))
         {
             return known.numbers.contains(&port);
         }
-        let entries = snapshot.compiled.entries().all().iter().flat_map(|made| made.ports.iter());
-        let all = snapshot.services.iter().flat_map(|service| service.ports.iter()).chain(entries);
-        let mut numbers: HashSet<u16> =
-            all.filter(|port| port.protocol != Protocol::Tcp).map(|port| port.number).collect();
-        if !snapshot.compiled.hosts().is_empty() {
-            numbers.insert(HTTP);
-        }
+        let numbers = told_by_names(snapshot, &self.source_in(&local));
         let speaks = numbers.contains(&port);
-        self.ports.store(Some(Arc::new(Ports { of: Arc::downgrade(snapshot), numbers })));
+        self.ports.store(Some(Arc::new(Ports {
+            of: Arc::downgrade(snapshot),
+            local: Arc::downgrade(&local),
+            numbers,
+        })));
         speaks
     }
 
     /// Who speaks by captured connections.
     fn source(&self, context: &Context) -> Source {
+        self.source_in(&context.local.load())
+    }
+
+    fn source_in(&self, local: &super::local::Local) -> Source {
         let nobody = || Source {
             namespace: self.name.service.namespace().to_owned(),
             labels: BTreeMap::new(),
             account: ServiceAccount::default_of(&self.name.service),
         };
-        context.local.load().source(&self.name).unwrap_or_else(nobody)
+        local.source(&self.name).unwrap_or_else(nobody)
     }
 
     /// Who speaks to a place: kept, so that what is known of its clusters is kept.
@@ -335,6 +362,20 @@ impl Captured {
         }
         speakers.insert(place, Kept { local: Arc::downgrade(&local), speaker: Arc::clone(&speaker) });
         Some(speaker)
+    }
+
+    /// Who speaks to what a request on a connection to `original` means by its authority; `None` if that is nothing of the mesh.
+    pub(super) fn speaker_of<B>(
+        &self,
+        context: &Context,
+        request: &Request<B>,
+        original: SocketAddr,
+    ) -> Option<Arc<Speaker>> {
+        let authority = request.uri().authority().map(Authority::as_str);
+        let authority = authority.or_else(|| request.headers().get(HOST)?.to_str().ok())?;
+        let source = self.source(context);
+        let place = by_host(&context.current.read(), &source, authority, original.port())?;
+        Some(self.speaker(context, place)?.load_full())
     }
 
     /// Takes a connection where it meant to go, unless nothing may leave the mesh.
@@ -375,74 +416,6 @@ impl Captured {
         relay(&context.budget, (stream, outside), &mut [account], Spans { idle: Some(IDLE), whole: None }, stopped)
             .await;
     }
-}
-
-fn by_host(snapshot: &Snapshot, source: &Source, authority: &str, port: u16) -> Option<Place> {
-    let (host, _) = hosts::split_authority(authority);
-    let scope = snapshot.compiled.scope(source);
-    if let Some(Called::Service(_)) = route::called(&snapshot.compiled, &*snapshot.services, source, host) {
-        return service(&snapshot.services, host, scope, port, Protocol::Http);
-    }
-    if let Some(found) = entry(snapshot.compiled.entries(), host, scope, port, Protocol::Http) {
-        return Some(found);
-    }
-    let asked = route::Request {
-        method: &http::Method::GET,
-        uri: &http::Uri::from_static("/"),
-        authority,
-        scheme: "http",
-        headers: &http::HeaderMap::new(),
-        source,
-        fixed: None,
-        token: None,
-        own_port: Some(port),
-    };
-    let routed = route::route(&snapshot.compiled, &*snapshot.services, &asked);
-    matches!(routed, Ok(_) | Err(NoRoute::NoMatch { .. })).then_some(Place::Name(port))
-}
-
-/// The service at an address, or that nobody is.
-fn by_address(services: &Services, names: &Names, original: SocketAddr) -> Option<Destination> {
-    // The rules leave loopback alone but for addresses of services; whoever comes for another one was not sent by them.
-    let address = match original.ip().to_canonical() {
-        IpAddr::V4(address) if address.is_loopback() => address,
-        IpAddr::V6(address) if address.is_loopback() => return Some(Destination::Nowhere),
-        IpAddr::V4(_) | IpAddr::V6(_) => return None,
-    };
-    let place = names.called(address).and_then(|called| {
-        let has = match called {
-            Called::Service(name) => services.get(name)?.ports.iter().any(|port| port.number == original.port()),
-            // What it does not serve there leads nowhere.
-            Called::Host(_) => true,
-        };
-        has.then(|| Place::Known(called.clone(), original.port()))
-    });
-    Some(place.map_or(Destination::Nowhere, Destination::Mesh))
-}
-
-/// The service that a name means, if it has such a port that may be called so.
-fn service(services: &Services, name: &str, scope: Scope<'_>, port: u16, spoken: Protocol) -> Option<Place> {
-    let name = hosts::named(name, scope.namespace)?;
-    let service = services.get(&name)?;
-    let has = service.ports.iter().any(|own| own.number == port && fits(own.protocol, spoken));
-    let has = has && scope.imported_at(&name)(port);
-    has.then_some(Place::Known(Called::Service(name), port))
-}
-
-/// As [`service`], of a host of a ServiceEntry.
-fn entry(entries: &Entries, name: &str, scope: Scope<'_>, port: u16, spoken: Protocol) -> Option<Place> {
-    let made = entries.named(name, scope.at(port))?;
-    let has = made.ports.iter().any(|own| own.number == port && fits(own.protocol, spoken));
-    let host = || {
-        let asked = || name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();
-        if made.host.starts_with('*') { asked() } else { Arc::clone(&made.host) }
-    };
-    has.then(|| Place::Known(Called::Host(host()), port))
-}
-
-/// Whether what is spoken may be what a port declares.
-fn fits(own: Protocol, spoken: Protocol) -> bool {
-    own == Protocol::Sniffed || own != Protocol::Tcp && own.is_http() == spoken.is_http()
 }
 
 #[cfg(test)]

@@ -36,12 +36,22 @@ pub(super) enum Spoken {
     Bytes,
 }
 
-/// Finds out what is spoken on a connection to a port that declares this.
+/// Finds out what is spoken on a connection to a port that declares this. Where nothing is declared, `patience` says how long
+/// (`MeshConfig.protocolDetectionTimeout`); who says nothing until then waits for a server that speaks first.
 ///
 /// # Errors
 /// The connection ended or stayed silent for too long.
-pub(super) async fn detect(stream: &TcpStream, declared: Protocol, bounds: &Bounds) -> io::Result<Spoken> {
-    by(stream, declared, bounds, Some).await
+pub(super) async fn detect(
+    stream: &TcpStream,
+    declared: Protocol,
+    patience: Option<Duration>,
+    bounds: &Bounds,
+) -> io::Result<Spoken> {
+    let found = by(stream, declared, bounds, Some);
+    match patience.filter(|_| declared == Protocol::Sniffed) {
+        Some(patience) => timeout(patience, found).await.unwrap_or(Ok(Spoken::Bytes)),
+        None => found.await,
+    }
 }
 
 /// As [`detect`], for callers outside the mesh: nothing is guessed of one that sends a part and then nothing.
@@ -359,6 +369,22 @@ mod tests {
         assert_eq!(of_http(b"PRI"), Some(Spoken::Http2));
         assert_eq!(of_http(b"PUT"), Some(Spoken::Http1));
         assert_eq!(of_http(b"\0"), Some(Spoken::Http1), "and is refused there");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_server_carries_bytes_where_waiting_has_an_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut bounds = Bounds::of_applications(&policy::kinds::Limits::default());
+        bounds.idle = Duration::from_millis(300);
+        let found = async |declared, patience: Option<u64>| {
+            let found = detect(&stream, declared, patience.map(Duration::from_millis), &bounds).await;
+            found.map_err(|error| error.kind())
+        };
+        assert_eq!(found(Protocol::Sniffed, Some(20)).await, Ok(Spoken::Bytes));
+        assert_eq!(found(Protocol::Sniffed, None).await, Err(io::ErrorKind::TimedOut));
+        assert_eq!(found(Protocol::Tls, Some(20)).await, Err(io::ErrorKind::TimedOut), "it is declared");
     }
 
     #[tokio::test]

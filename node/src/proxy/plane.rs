@@ -216,6 +216,7 @@ impl DataPlane {
         let shared = Shared {
             verdicts: Verdicts::new(&telemetry),
             mirrors: outbound::Mirrors::new(&telemetry),
+            clients: Arc::new(gateway::Clients::new(&telemetry)),
             originations: Default::default(),
             sinks,
             current,
@@ -227,7 +228,6 @@ impl DataPlane {
             circuits,
             locality: Locality::new(locality),
             connections: Arc::default(),
-            clients: Arc::default(),
             gateway: Arc::default(),
             serving: watch::Sender::new(false),
             draining: watch::Sender::new(false),

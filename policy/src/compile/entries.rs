@@ -251,7 +251,7 @@ impl EntryService {
     }
 
     /// True if it is exported to the caller's namespace and the caller's Sidecar imports it.
-    fn is_seen(&self, scope: Scope<'_>) -> bool {
+    pub fn is_seen(&self, scope: Scope<'_>) -> bool {
         self.is_exported_to(scope.namespace) && scope.sees(self)
     }
 

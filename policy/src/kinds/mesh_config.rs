@@ -38,6 +38,9 @@ pub struct MeshConfig {
     pub outbound: Option<OutboundPolicy>,
     /// How long a connection to an endpoint may take to open. 10 s.
     pub connect_timeout: Duration,
+    /// How long an application may be silent at a port of whose protocol nothing is declared, before what it carries counts as bytes.
+    /// `None`: for as long as it likes.
+    pub protocol_detection_timeout: Option<Duration>,
     /// Routes without `retries`. Istio's: 2 retries on `connect-failure,refused-stream,unavailable,cancelled`; and, by
     /// `retryIdempotentOnReset` (true), GET, HEAD and OPTIONS again after a reset.
     pub retries: Retries,
@@ -130,6 +133,7 @@ impl Default for MeshConfig {
         Self {
             outbound: None,
             connect_timeout: Duration::from_secs(10),
+            protocol_detection_timeout: None,
             retries: Retries::default(),
             outlier_sharing: OutlierSharing::default(),
             path_normalization: PathNormalization::default(),
@@ -165,6 +169,10 @@ impl MeshConfig {
                 .get("connectTimeout")
                 .and_then(|timeout| timeout.duration())
                 .unwrap_or(default.connect_timeout),
+            protocol_detection_timeout: fields
+                .get("protocolDetectionTimeout")
+                .and_then(|timeout| timeout.duration_or_zero())
+                .filter(|timeout| !timeout.is_zero()),
             retries: decode_retries(&fields),
             outlier_sharing: fields
                 .get("outlierSharing")

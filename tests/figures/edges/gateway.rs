@@ -23,6 +23,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 
+use super::scan;
 use crate::{
     Figure,
     kit::{built, cpu, is_installed, median},
@@ -306,31 +307,38 @@ impl World {
         builder.with_client_auth_cert(vec![pem(&cert)?], key).map_err(|error| text(&error))
     }
 
-    /// Mozilla's intermediate configuration as sslyze judges it: protocols, ciphers, curves, certificate.
+    /// All that sslyze finds, and Mozilla's intermediate configuration as it judges that: protocols, ciphers, curves, certificate.
     fn scanned(&self) -> Vec<Figure> {
+        let unmeasured =
+            |why: String| vec![Figure::not_measured("gateway_scan", "findings", 0.0, format!("not measured: {why}"))];
         if !is_installed("sslyze") {
-            return vec![Figure::not_measured(
-                "gateway_scan",
-                "findings",
-                0.0,
-                "not measured: missing sslyze (pip install sslyze)",
-            )];
+            return unmeasured("missing sslyze (pip install sslyze)".to_owned());
         }
-        let target = self.at(PORTS[0]).to_string();
-        let scanned = Command::new("sslyze").args(["--mozilla_config=intermediate", &target]).output();
-        let Ok(output) = scanned else { return Vec::new() };
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        // What the configuration lacks is listed at the end. That no browser knows this test's own authority is no finding.
-        let (_, verdict) = text.split_once("COMPLIANCE AGAINST").unwrap_or_default();
-        let listed = verdict.lines().map(str::trim).filter_map(|line| line.strip_prefix("* "));
-        let findings: Vec<&str> = listed.filter(|line| !line.starts_with("certificate_path_validation")).collect();
-        let how = if verdict.is_empty() {
-            format!("sslyze says nothing: {text}")
-        } else {
-            format!("findings of sslyze by Mozilla's intermediate configuration: {}", findings.join("; "))
+        let (target, report) = (self.at(PORTS[0]).to_string(), self.cluster.path().join("scan.json"));
+        let output = Command::new("sslyze")
+            .args(["--mozilla_config=intermediate", "--early_data", "--json_out"])
+            .arg(&report)
+            .arg(&target)
+            .output();
+        let output = match output {
+            Ok(output) => output,
+            Err(error) => return unmeasured(format!("sslyze cannot start: {error}")),
         };
-        let count = findings.len() + usize::from(verdict.is_empty());
-        vec![Figure::at_most("gateway_scan", count as f64, "findings", 0.0, how)]
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = format!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        let Some(report) = std::fs::read(&report).ok().and_then(|report| serde_json::from_slice(&report).ok()) else {
+            return unmeasured(format!("sslyze left no report: {said}"));
+        };
+        // What the configuration lacks is listed at the end. That no browser knows this test's own authority is no finding.
+        let Some((_, verdict)) = text.split_once("COMPLIANCE AGAINST") else {
+            return unmeasured(format!("sslyze does not judge: {said}"));
+        };
+        let listed = verdict.lines().map(str::trim).filter_map(|line| line.strip_prefix("* "));
+        let mut findings: Vec<String> =
+            listed.filter(|line| !line.starts_with("certificate_path_validation")).map(str::to_owned).collect();
+        findings.extend(scan::findings(&report));
+        let how = format!("findings of sslyze, and by Mozilla's intermediate configuration: {}", findings.join("; "));
+        vec![Figure::at_most("gateway_scan", findings.len() as f64, "findings", 0.0, how)]
     }
 }
 

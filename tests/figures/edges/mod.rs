@@ -1,6 +1,7 @@
 //! The figures of the edges: bytes, gateways, and what a node knows of services that it does not call.
 
 mod gateway;
+mod scan;
 mod scoping;
 mod tunnel;
 

@@ -1,10 +1,13 @@
 //! Istio's scenario of an egress gateway: requests for a host outside leave the mesh at one node, which a server outside sees.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use harness::{
     backend::Backend,
-    bytes::{Echo, say},
+    bytes::{Echo, connect, say},
     cluster::{Cluster, Plan, Service},
     eventually,
     http::{self, Connection},
@@ -293,8 +296,8 @@ spec:
   rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/default]}}]}]
 ";
 
-#[test]
-fn a_gateway_in_mode_istio_mutual_serves_the_mesh_and_nobody_else() {
+/// A node whose gateways serve the mesh alone, before servers outside; two others call them.
+fn mutual() -> (Cluster, TlsBackend, Echo) {
     let loopback = || SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let authority = Authority::new();
     let issued = authority.issue("edition.cnn.com", None);
@@ -329,6 +332,12 @@ fn a_gateway_in_mode_istio_mutual_serves_the_mesh_and_nobody_else() {
         .replace("DATABASE", &echo.address.port().to_string())
         .replace("AUTHORITY", &ca.to_string_lossy());
     cluster.push("friend", &documents, &["--wait", "all"]).expect_code(0);
+    (cluster, secure, echo)
+}
+
+#[test]
+fn a_gateway_in_mode_istio_mutual_serves_the_mesh_and_nobody_else() {
+    let (cluster, _secure, echo) = mutual();
     let ask = |node: &str| http::get(cluster.node(node).outbound(), "edition.cnn.com", "/politics");
     let answer = eventually("the friend leaves the mesh", || match ask("friend") {
         Ok(answer) if answer.status == 200 => Ok(answer.text()),
@@ -394,4 +403,46 @@ fn a_gateway_in_mode_istio_mutual_serves_the_mesh_and_nobody_else() {
     for mut connection in under_way {
         assert_eq!(connection.answer(false).expect("an answer").status, 403);
     }
+}
+
+/// Who calls a gateway over the mesh is no client at its port: neither the limits of one address nor a balancer's header are for it.
+#[test]
+fn what_is_asked_of_clients_is_not_asked_of_the_mesh_at_a_gateway() {
+    let (cluster, _secure, _echo) = mutual();
+    let allow = ["policy", "delete", "AuthorizationPolicy", "friends", "-n", "istio-system", "--wait", "all"];
+    cluster.on("friend", &allow).expect_code(0);
+    let ask = |node: &str| match http::get(cluster.node(node).outbound(), "edition.cnn.com", "/politics") {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    let open = |node: &str| {
+        let failed = |error: std::io::Error| error.to_string();
+        let mut stream = connect(cluster.node(node).upstream("db.example.com", 5432)).map_err(failed)?;
+        let mut said = [0; 8];
+        stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut said)).map_err(failed)?;
+        if &said == b"db\nhello" { Ok(stream) } else { Err(format!("{said:?}")) }
+    };
+    for (node, topology) in [
+        ("friend", "{}"),
+        ("stranger", "{proxyProtocol: {}}"),
+        ("friend", "{proxyProtocol: {trustedIpBlocks: [10.0.0.0/8]}}"),
+    ] {
+        let limits = format!(
+            "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{limits: {{connectionsPerAddress: 1, pendingHandshakes: 1}}, defaultConfig: {{gatewayTopology: {topology}}}}}\n"
+        );
+        cluster.push("friend", &limits, &["--wait", "all"]).expect_code(0);
+        let _kept = ["friend", "stranger"].map(|node| eventually(topology, || open(node)));
+        eventually(topology, || ask(node));
+        eventually("the other one", || ask(if node == "friend" { "stranger" } else { "friend" }));
+    }
+    // A client is asked, and told of.
+    let door = SocketAddr::new(cluster.node("egress").ip, DOOR);
+    http::get(door, "edition.cnn.com", "/").expect_err("it is no balancer");
+    let metrics = http::get(cluster.node("egress").address("admin"), "localhost", "/metrics").expect("metrics").text();
+    let refused = |reason: &str| {
+        let name = format!("skein_clients_refused_total{{reason=\"{reason}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(name.as_str()).map(str::to_owned)).expect("a counter")
+    };
+    assert_ne!(refused("proxy_protocol"), "0");
+    assert_eq!(refused("handshakes"), "0");
 }

@@ -16,19 +16,27 @@ const NEWS: Duration = Duration::from_secs(2);
 /// How often it is looked for them.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Whether to wait for news.
+/// Whether to wait for news, and which guard asks for them.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Ask {
     #[serde(default)]
     news: bool,
+    guard: Option<u32>,
+}
+
+/// Whose capture ended; none is whichever there was.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Ended {
+    guard: Option<u32>,
 }
 
 impl Admin {
     /// `GET /v1/local/capture`; with `news=true` once the node leaves, or after a while.
     pub(super) async fn capture(
         State(admin): State<Self>,
-        Query(Ask { news }): Query<Ask>,
+        Query(Ask { news, guard }): Query<Ask>,
     ) -> Result<Json<api::Capture>, Error> {
+        let _asking = guard.map(|token| admin.agent.guarded(token, &admin.tasks));
         if news {
             let leaves = async {
                 while admin.agent.is_listening() {
@@ -37,6 +45,15 @@ impl Admin {
             };
             drop(tokio::time::timeout(NEWS, leaves).await);
         }
+        admin.captured().await.map(Json)
+    }
+
+    /// `POST /v1/local/capture/ended`: somebody wished it so.
+    pub(super) async fn capture_ended(
+        State(admin): State<Self>,
+        Query(Ended { guard }): Query<Ended>,
+    ) -> Result<Json<api::Capture>, Error> {
+        admin.agent.release(guard);
         admin.captured().await.map(Json)
     }
 

@@ -187,6 +187,7 @@ fn keeping() -> Router<Admin> {
         .route("/v1/local/secrets", get(Admin::secret_list).post(Admin::secret_put))
         .route("/v1/local/secrets/remove", post(Admin::secret_remove))
         .route("/v1/local/capture", get(Admin::capture))
+        .route("/v1/local/capture/ended", post(Admin::capture_ended))
 }
 
 async fn answer(State(admin): State<Admin>, Query(Watch { watch }): Query<Watch>, look: Look) -> Response {

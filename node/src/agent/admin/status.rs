@@ -288,6 +288,7 @@ fn closes(state: &State, document: &DocumentId) -> bool {
 fn own(error: Error) -> Problem {
     let severity = match &*error.code {
         "address_refused"
+        | "capture_ended"
         | "certificate_old"
         | "client_tls"
         | "clock_drift"

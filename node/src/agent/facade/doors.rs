@@ -3,14 +3,23 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use super::Agent;
 use crate::{
-    agent::error::{Error, fail},
+    agent::{
+        error::{Error, fail},
+        guarded::Asking,
+    },
+    clock,
     secrets::Secrets,
     snapshot::{Captures, Doors, PlaintextPort, Trouble},
+    tasks::Tasks,
 };
+
+/// How often it is looked whether a capture's guard is still there.
+const GUARD_LOOK: Duration = Duration::from_secs(1);
 
 impl Agent {
     /// What the data plane says of them.
@@ -40,6 +49,31 @@ impl Agent {
         self.inner.listening.load(Relaxed)
     }
 
+    /// The guard of a capture asks; the first time, it is watched for as long as it should ask again.
+    pub(in crate::agent) fn guarded(&self, token: u32, tasks: &Tasks) -> Asking<'_> {
+        let asking = self.inner.guarded.ask(token);
+        if asking.is_first {
+            let agent = self.clone();
+            tasks.detach("capture guard", async move { agent.watch_guard(token).await });
+        }
+        asking
+    }
+
+    /// A capture ended as somebody wished: that of this guard, or whichever there was.
+    pub(in crate::agent) fn release(&self, token: Option<u32>) {
+        self.inner.guarded.release(token);
+    }
+
+    async fn watch_guard(&self, token: u32) {
+        while let Some(has_ended) = self.inner.guarded.has_ended(token, clock::uptime()) {
+            if has_ended {
+                let message = "connections are captured no more, though nobody switched that off";
+                return self.inner.sync.events.note(self.now(), "capture_ended", self.node(), message);
+            }
+            tokio::time::sleep(GUARD_LOOK).await;
+        }
+    }
+
     /// The node's own credentials.
     pub fn secrets(&self) -> &Secrets {
         &self.inner.secrets
@@ -51,7 +85,8 @@ impl Agent {
         let (doors, names, resolvers) = (current.doors(), current.names(), current.resolvers());
         let (outside, tls) = (world.outside_troubles(), current.tls_troubles());
         let of_doors = doors.troubles.iter().chain(&names.troubles).chain(&*resolvers);
-        of_doors.chain(&outside).chain(&*tls).map(told).collect()
+        let captured = self.inner.guarded.trouble(clock::uptime());
+        of_doors.chain(&outside).chain(&*tls).chain(&captured).map(told).collect()
     }
 }
 

@@ -178,6 +178,7 @@ pub(super) const CHECKS: &[Check] = &[
     ),
     after("node.answers", "a node answers", "is it running (`skein run`)? say whom to ask with --node"),
     after("node.version", "this program is of the node's version", "use the skein that the node runs"),
+    after("node.capture", "what was captured is captured", "skein capture on"),
     after("node.draining", "the node takes new requests", "skein drain --undo"),
     after("node.tasks", "no task of the node has panicked", "see its log for the place, and report the defect"),
     after(

@@ -31,6 +31,7 @@ const NAMED: usize = 5;
 
 /// Which check a problem of `status` belongs to.
 const PROBLEMS: &[(&str, &str)] = &[
+    ("capture_ended", "node.capture"),
     ("certificate_", "trust.node_ca"),
     ("clock_", "clock.drift"),
     ("conflict", "mesh.conflicts"),

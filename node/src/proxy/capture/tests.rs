@@ -1,9 +1,18 @@
 //! Which destinations are services, by address and by name.
 
 use super::*;
-use crate::snapshot::{Endpoint, EndpointId, StatsTable};
-use certs::id::{NodeId, ServiceAccount, ServiceName};
-use policy::hosts::ServicePort;
+use crate::snapshot::{Endpoint, EndpointId, Names, Services, StatsTable};
+use certs::{
+    id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
+    root::Root,
+    sign::SigningKey,
+};
+use policy::{
+    changeset::{Change, Changeset},
+    compile::Compiled,
+    history::{History, genesis, signed},
+    hosts::ServicePort,
+};
 use std::collections::BTreeMap;
 
 const CART: Ipv4Addr = Ipv4Addr::new(127, 240, 0, 9);
@@ -74,4 +83,69 @@ fn a_name_leads_to_a_port_that_may_be_called_by_name() {
     ] {
         assert_eq!(to(name, port, spoken), None, "{name} {port}");
     }
+}
+
+fn snapshot(documents: &str) -> Snapshot {
+    let (trust_domain, now) = (TrustDomain::new("t.example").unwrap(), 1_800_000_000_000);
+    let operator = SigningKey::generate();
+    let root = Root::generate(&trust_domain, now).certificate();
+    let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], now);
+    let mut history = History::new(trust_domain.clone());
+    history.insert(&signed(&first, &[&operator]), now).unwrap();
+    let parsed = policy::parse::yaml("documents.yaml", documents, "shop");
+    let change = |located: policy::parse::Located| Change {
+        replaces: Vec::new(),
+        document: located.document.id,
+        content: Some(located.json),
+    };
+    let changeset = Changeset {
+        trust_domain: trust_domain.clone(),
+        role_set: 1,
+        issued_at: now,
+        message: String::new(),
+        confirm_by: None,
+        nonce: [1; 16],
+        changes: parsed.documents.into_iter().map(change).collect(),
+    };
+    history.insert(&signed(&changeset, &[&operator]), now).unwrap();
+    let state = history.state(now);
+    Snapshot {
+        authority: Arc::new(state.authority(&trust_domain)),
+        trust_domain,
+        node: NodeId::new("n0").unwrap(),
+        compiled: Arc::new(Compiled::build(&state, None)),
+        services: Arc::new(services()),
+        foreign: Arc::default(),
+        state,
+        limits: Arc::new(crate::balance::rate::Limits::new(7)),
+        token_keys: Arc::default(),
+    }
+}
+
+#[test]
+fn only_ports_of_what_its_caller_may_call_are_told_by_names() {
+    const ENTRY: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: db, namespace: data}\n\
+        spec: {hosts: [db.example], ports: [{number: 4306, name: db}, {number: 5433, name: tcp, protocol: TCP}], \
+        resolution: STATIC, endpoints: [{address: 192.0.2.1}]}\n---\n";
+    let narrowed = |hosts: &str| {
+        format!(
+            "{ENTRY}apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: default, namespace: other}}\n\
+             spec: {{egress: [{{hosts: [{hosts}]}}]}}\n"
+        )
+    };
+    let source = |namespace: &str| Source {
+        namespace: namespace.to_owned(),
+        labels: BTreeMap::new(),
+        account: ServiceAccount::new(namespace, "default").unwrap(),
+    };
+    let told = |documents: &str, namespace: &str| {
+        let mut told: Vec<u16> = told_by_names(&snapshot(documents), &source(namespace)).into_iter().collect();
+        told.sort_unstable();
+        told
+    };
+    assert_eq!(told(ENTRY, "other"), [9, 80, 443, 4306], "what is of bytes is not");
+    assert_eq!(told(&narrowed("shop/*"), "other"), [9, 80, 443]);
+    assert_eq!(told(&narrowed("data/*"), "other"), [4306]);
+    assert_eq!(told(&narrowed("./*"), "other"), [0; 0]);
+    assert_eq!(told(&narrowed("./*"), "shop"), [9, 80, 443, 4306], "another caller");
 }

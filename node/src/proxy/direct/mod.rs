@@ -9,7 +9,10 @@ pub(in crate::proxy) use ahead::{Proxied, ask};
 pub use keeper::keep_tls;
 pub(in crate::proxy) use tls::{Originations, Slot, Wish};
 
-use super::tcp::Side;
+use super::{
+    gateway::{Clients, Known, MadeFor},
+    tcp::Side,
+};
 use rustls::{ClientConfig, pki_types::ServerName};
 use std::{
     hash::{Hash, Hasher},
@@ -35,6 +38,26 @@ pub(in crate::proxy) struct Target {
     tls: Option<Session>,
     /// What goes ahead of all else.
     proxied: Option<Proxied>,
+    /// It is a port of this node's own gateway.
+    gateway: Option<OwnGateway>,
+}
+
+/// The gateway of this node, which knows what comes from within.
+#[derive(Debug, Clone)]
+struct OwnGateway(Arc<Clients>);
+
+impl PartialEq for OwnGateway {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for OwnGateway {}
+
+impl Hash for OwnGateway {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
 }
 
 /// TLS as one server is met with it.
@@ -70,12 +93,17 @@ impl Hash for Session {
 impl Target {
     /// In clear.
     pub(in crate::proxy) const fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None, proxied: None }
+        Self::new(address, None, None)
+    }
+
+    /// A port of this node's own gateway, for requests that were let in.
+    pub(in crate::proxy) fn own_gateway(address: SocketAddr, clients: &Arc<Clients>) -> Self {
+        Self { gateway: Some(OwnGateway(Arc::clone(clients))), ..Self::plain(address) }
     }
 
     /// In clear, or by TLS; whoever `proxied` the connection says so ahead of it.
     pub(in crate::proxy) const fn new(address: SocketAddr, tls: Option<Session>, proxied: Option<Proxied>) -> Self {
-        Self { address, tls, proxied }
+        Self { address, tls, proxied, gateway: None }
     }
 
     /// True if connections there carry requests of whoever comes next. Those of one client do not: they would be kept for as many clients
@@ -90,6 +118,11 @@ impl Target {
     /// Nobody answers in time, or the server is not who it should be.
     pub(in crate::proxy) async fn connect(&self, patience: Duration) -> io::Result<Stream> {
         let whole = async {
+            if let Some(OwnGateway(clients)) = &self.gateway {
+                let (stream, known) = clients.connect(MadeFor::Requests, self.address).await?;
+                drop(stream.set_nodelay(true));
+                return Ok(Stream::Within { _known: known, stream });
+            }
             let mut stream = TcpStream::connect(self.address).await?;
             // Small messages must not wait for acknowledgements; a socket that refuses this still works.
             drop(stream.set_nodelay(true));
@@ -112,13 +145,18 @@ impl Target {
 #[derive(Debug)]
 pub(in crate::proxy) enum Stream {
     Plain(TcpStream),
+    /// To this node's own gateway, which forgets it before another process may have its address.
+    Within {
+        _known: Known,
+        stream: TcpStream,
+    },
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Plain(stream) => stream.as_fd(),
+            Self::Plain(stream) | Self::Within { stream, .. } => stream.as_fd(),
             Self::Tls(stream) => stream.get_ref().0.as_fd(),
         }
     }
@@ -127,7 +165,7 @@ impl AsFd for Stream {
 impl Side for Stream {
     fn reset(self) {
         match self {
-            Self::Plain(stream) => stream.reset(),
+            Self::Plain(stream) | Self::Within { stream, .. } => stream.reset(),
             Self::Tls(stream) => stream.into_inner().0.reset(),
         }
     }
@@ -136,7 +174,7 @@ impl Side for Stream {
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Plain(stream) | Self::Within { stream, .. } => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -145,7 +183,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Plain(stream) | Self::Within { stream, .. } => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
@@ -156,28 +194,28 @@ impl AsyncWrite for Stream {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Plain(stream) | Self::Within { stream, .. } => Pin::new(stream).poll_write_vectored(cx, parts),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Plain(stream) | Self::Within { stream, .. } => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain(stream) | Self::Within { stream, .. } => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(stream) | Self::Within { stream, .. } => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

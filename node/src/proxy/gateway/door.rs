@@ -11,6 +11,7 @@ use crate::{
         outbound::Speaker,
     },
     snapshot::Snapshot,
+    telemetry::{Counter, Telemetry},
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
@@ -321,25 +322,68 @@ pub(in crate::proxy) struct Clients {
     /// What comes from this node itself.
     pub(super) within: Within,
     connected: Arc<Crowd>,
-    /// Those of them that have not finished their handshake.
+    /// Those of them that have not finished their handshake, or their balancer's header.
     greeting: Arc<Crowd>,
+    refused: [Counter; Refused::ALL.len()],
 }
 
-impl Default for Clients {
-    fn default() -> Self {
-        let crowd = || Crowd::new(usize::MAX, usize::MAX);
-        Self { within: Within::default(), connected: crowd(), greeting: crowd() }
-    }
+/// Why a client's connection was closed before it was served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Too many connections.
+    Connections,
+    /// Too many handshakes under way.
+    Handshakes,
+    /// No header of the PROXY protocol, or of no balancer that is trusted.
+    ProxyProtocol,
+    /// It did not begin in time.
+    TimedOut,
+}
+
+impl Refused {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Connections, "connections"),
+        (Self::Handshakes, "handshakes"),
+        (Self::ProxyProtocol, "proxy_protocol"),
+        (Self::TimedOut, "timeout"),
+    ];
 }
 
 impl Clients {
-    /// A place for a connection; `None` if its address has too many.
+    /// None so far.
+    pub(in crate::proxy) fn new(telemetry: &Telemetry) -> Self {
+        let crowd = || Crowd::new(usize::MAX, usize::MAX);
+        let help = "Connections of clients outside the mesh that were closed before they were served";
+        let counter = |(_, reason)| telemetry.counter("skein_clients_refused_total", help, &[("reason", reason)]);
+        let refused = Refused::ALL.map(counter);
+        Self { within: Within::default(), connected: crowd(), greeting: crowd(), refused }
+    }
+
+    /// A place for a connection; `None`, which is counted, if its address has too many, or all have.
     pub(in crate::proxy) fn admit(&self, from: IpAddr, limits: &Limits) -> Option<Place> {
-        self.connected.enter_within(from, limits.connections, limits.connections_per_address)
+        let place = self.connected.enter_within(from, limits.connections, limits.connections_per_address);
+        self.counted(place, Refused::Connections)
     }
 
     /// A place for a handshake; one address gets half of them.
     pub(super) fn greet(&self, from: IpAddr, limits: &Limits) -> Option<Place> {
-        self.greeting.enter_within(from, limits.pending_handshakes, limits.pending_handshakes.div_ceil(2))
+        let (all, each) = (limits.pending_handshakes, limits.pending_handshakes.div_ceil(2));
+        self.counted(self.greeting.enter_within(from, all, each), Refused::Handshakes)
+    }
+
+    fn counted(&self, place: Option<Place>, reason: Refused) -> Option<Place> {
+        if place.is_none() {
+            self.count(reason);
+        }
+        place
+    }
+
+    /// One more was refused.
+    pub(super) fn count(&self, reason: Refused) {
+        for (counter, (counted, _)) in self.refused.iter().zip(Refused::ALL) {
+            if counted == reason {
+                counter.add(1);
+            }
+        }
     }
 }

@@ -15,7 +15,7 @@ mod within;
 pub(super) use admission::Admitted;
 pub(super) use door::{Clients, Door, Entrance, Way};
 pub use keeper::keep_doors;
-pub(super) use within::{Known, LetIn};
+pub(super) use within::{Known, LetIn, MadeFor};
 
 use super::{
     context::Context,
@@ -25,9 +25,13 @@ use super::{
     outbound::{self, Ends},
 };
 use crate::mesh::crowd::Place;
-use door::{Met, Spoken};
-use policy::hosts::Protocol;
-use std::{io, net::SocketAddr, sync::Arc};
+use door::{Met, Refused, Spoken};
+use policy::{hosts::Protocol, kinds::Limits};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
@@ -35,16 +39,25 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStream, peer: SocketAddr) {
     listen::tune(&stream);
     let Ok(local) = stream.local_addr() else { return };
-    let sender = context.clients.sender(peer);
+    let made_for = context.clients.made_for(peer);
     // What not every connection needs for as long as it lives is boxed.
     let met = tokio::select! {
-        met = Box::pin(meet_client(&context, &door, stream, (peer, sender.is_some()))) => met,
+        met = Box::pin(meet_client(&context, &door, stream, (peer, made_for.is_some()))) => met,
         () = door.closed() => return,
         () = context.draining() => return,
     };
     let (begun, remote, place) = match met {
         Ok(met) => met,
-        Err(error) => return tracing::debug!(%error, "a client's connection came to nothing"),
+        Err(error) => {
+            if made_for.is_none() && error.kind() == io::ErrorKind::TimedOut {
+                context.clients.count(Refused::TimedOut);
+            }
+            return tracing::debug!(%error, "a client's connection came to nothing");
+        }
+    };
+    let sender = match made_for {
+        Some(MadeFor::Peer(who)) => Some(who),
+        Some(MadeFor::Requests) | None => None,
     };
     // What this node made itself comes from whoever it was made for, whose port nobody knows.
     let remote = sender.as_ref().map_or(remote, |sender| SocketAddr::new(sender.address, 0));
@@ -73,27 +86,47 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
 }
 
 /// Learns who the client is, and what the connection carries. One client alone cannot keep the others out: its place is held with it.
+/// What this node made itself is within the limits of the mesh, and no balancer brought it.
 async fn meet_client(
     context: &Context,
     door: &Door,
     mut stream: TcpStream,
     (peer, is_within): (SocketAddr, bool),
-) -> io::Result<(Begun, SocketAddr, Place)> {
-    let bounds = Bounds::of_applications(&context.limits());
+) -> io::Result<(Begun, SocketAddr, Option<Place>)> {
+    if is_within {
+        return Ok((begin(context, door, stream, None).await?, peer, None));
+    }
+    let limits = context.limits();
     let is_believed = {
         let current = context.current.read();
-        let balancers = current.compiled.config().gateways.proxy_protocol.as_ref().filter(|_| !is_within);
+        let balancers = current.compiled.config().gateways.proxy_protocol.as_ref();
         balancers.map(|balancers| balancers.trusts(peer.ip()))
     };
     let told = match is_believed {
-        Some(true) => proxied::read(&mut stream, &bounds).await?,
-        Some(false) => return Err(io::Error::other("no balancer that is trusted")),
+        Some(true) => {
+            let _place = greeting(context, peer.ip(), &limits)?;
+            let told = proxied::read(&mut stream, &Bounds::of_applications(&limits)).await;
+            told.inspect_err(|error| {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    context.clients.count(Refused::ProxyProtocol);
+                }
+            })?
+        }
+        Some(false) => {
+            context.clients.count(Refused::ProxyProtocol);
+            return Err(io::Error::other("no balancer that is trusted"));
+        }
         None => None,
     };
     let remote = told.unwrap_or(peer);
-    let place = context.clients.admit(remote.ip(), &context.limits());
-    let place = place.ok_or_else(|| io::Error::other("too many connections of one address"))?;
-    Ok((begin(context, door, stream, remote).await?, remote, place))
+    let place = context.clients.admit(remote.ip(), &limits);
+    let place = place.ok_or_else(|| io::Error::other("too many connections of one address, or of all"))?;
+    Ok((begin(context, door, stream, Some(remote)).await?, remote, Some(place)))
+}
+
+/// A place for one that has not said yet who it is.
+fn greeting(context: &Context, from: IpAddr, limits: &Limits) -> io::Result<Place> {
+    context.clients.greet(from, limits).ok_or_else(|| io::Error::other("too many handshakes"))
 }
 
 /// A connection of which is known what it carries.
@@ -110,7 +143,8 @@ enum Begun {
     },
 }
 
-async fn begin(context: &Context, door: &Door, stream: TcpStream, remote: SocketAddr) -> io::Result<Begun> {
+/// `client` is a client's address; none of what this node made itself.
+async fn begin(context: &Context, door: &Door, stream: TcpStream, client: Option<SocketAddr>) -> io::Result<Begun> {
     let bounds = Bounds::of_applications(&context.limits());
     match door.spoken {
         Spoken::Bytes => Ok(Begun::Bytes { stream, server_name: None }),
@@ -120,8 +154,7 @@ async fn begin(context: &Context, door: &Door, stream: TcpStream, remote: Socket
         }
         Spoken::Tls => {
             let limits = context.limits();
-            let place = context.clients.greet(remote.ip(), &limits);
-            let _place = place.ok_or_else(|| io::Error::other("too many handshakes"))?;
+            let _place = client.map(|client| greeting(context, client.ip(), &limits)).transpose()?;
             timeout(limits.tls_handshake_timeout, greet(context, door, stream, &bounds)).await?
         }
     }
@@ -130,7 +163,7 @@ async fn begin(context: &Context, door: &Door, stream: TcpStream, remote: Socket
 /// Looks at what a client says first where some server passes TLS on, and meets TLS elsewhere.
 async fn greet(context: &Context, door: &Door, stream: TcpStream, bounds: &Bounds) -> io::Result<Begun> {
     if door.passes_tls_on(&context.current.load()) {
-        let detect::Spoken::Tls(name) = detect::detect(&stream, Protocol::Tls, bounds).await? else {
+        let detect::Spoken::Tls(name) = detect::detect(&stream, Protocol::Tls, None, bounds).await? else {
             return Err(io::Error::other("no TLS"));
         };
         let name = name.map(|name| name.to_ascii_lowercase());

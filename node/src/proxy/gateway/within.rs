@@ -1,6 +1,6 @@
 //! What comes to a gateway's port from this node itself: peers call the gateway's service, and its port leads here. Who sent it was
-//! proven and judged there, and is not lost on the way: requests carry a word that counts once, connections of bytes are known by
-//! whence they come. Neither can be said by another process of the machine.
+//! proven and judged there, and is not lost on the way: requests carry a word that counts once, connections are known by whence they
+//! come. Neither can be said by another process of the machine.
 
 use super::Clients;
 use crate::proxy::inbound::{Standing, Who};
@@ -22,7 +22,16 @@ const WORD: HeaderName = HeaderName::from_static("x-skein-within");
 #[derive(Debug, Default)]
 pub(super) struct Within {
     requests: DashMap<[u8; 16], LetIn>,
-    connections: DashMap<SocketAddr, Arc<Who>>,
+    connections: DashMap<SocketAddr, MadeFor>,
+}
+
+/// For whom this node connected to its own gateway.
+#[derive(Debug, Clone)]
+pub(in crate::proxy) enum MadeFor {
+    /// A peer, whose bytes it carries.
+    Peer(Arc<Who>),
+    /// Whoever sends requests: each says by its word for whom it is.
+    Requests,
 }
 
 /// A request that was let in before it came to the gateway's port.
@@ -89,13 +98,13 @@ impl Clients {
         Some(self.within.requests.remove_if(&bytes, meant)?.1)
     }
 
-    /// Connects a peer's connection to the gateway's port.
+    /// Connects to the gateway's port.
     ///
     /// # Errors
     /// It takes none.
     pub(in crate::proxy) async fn connect(
         self: &Arc<Self>,
-        who: &Arc<Who>,
+        made_for: MadeFor,
         door: SocketAddr,
     ) -> io::Result<(TcpStream, Known)> {
         let (socket, loopback) = if door.is_ipv4() {
@@ -106,14 +115,14 @@ impl Clients {
         // It is known before it begins, and nobody else has its address while it is there.
         socket.bind(SocketAddr::new(if door.ip().is_unspecified() { loopback } else { door.ip() }, 0))?;
         let from = canonical(socket.local_addr()?);
-        self.within.connections.insert(from, Arc::clone(who));
+        self.within.connections.insert(from, made_for);
         let known = Known { clients: Arc::clone(self), from };
         Ok((socket.connect(door).await?, known))
     }
 
-    /// Who sent a connection that came from there, if this node made it.
-    pub(super) fn sender(&self, from: SocketAddr) -> Option<Arc<Who>> {
-        self.within.connections.get(&canonical(from)).map(|who| Arc::clone(&who))
+    /// For whom a connection is that came from there, if this node made it.
+    pub(super) fn made_for(&self, from: SocketAddr) -> Option<MadeFor> {
+        self.within.connections.get(&canonical(from)).map(|made_for| made_for.clone())
     }
 }
 

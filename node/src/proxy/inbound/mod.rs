@@ -194,7 +194,8 @@ async fn forward(
         }
     };
     // It is judged once, where that is known who sent it.
-    let word = context.current.is_door(port.target).then(|| {
+    let is_gateway = context.current.is_door(port.target);
+    let word = is_gateway.then(|| {
         let (door, address, standing) = (port.target, caller.who.address, standing.clone());
         context.clients.word(LetIn { door, address, user, standing })
     });
@@ -209,7 +210,8 @@ async fn forward(
     };
     exchange.reaches(port.target);
     let head = own.as_ref().unwrap_or(&admitted.parts);
-    let target = Target::plain(port.target);
+    let target =
+        if is_gateway { Target::own_gateway(port.target, &context.clients) } else { Target::plain(port.target) };
     let mut response = tokio::select! {
         biased;
         response = context.apps.send(&target, version, head, request_body, &port.pool.terms) => {

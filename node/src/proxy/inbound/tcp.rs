@@ -14,7 +14,7 @@ use crate::{
         context::Context,
         failure::Cause,
         flight::Flight,
-        gateway::Known,
+        gateway::{Known, MadeFor},
         local::Local,
         tcp::{Account, Answer, End, Spans, relay},
     },
@@ -128,7 +128,7 @@ async fn connected(context: &Context, caller: &Caller, account: &mut Account) ->
     account.reaches(target);
     let connecting = async {
         if context.current.is_door(target) {
-            let (stream, known) = context.clients.connect(&caller.who, target).await?;
+            let (stream, known) = context.clients.connect(MadeFor::Peer(Arc::clone(&caller.who)), target).await?;
             return Ok((stream, Some(known)));
         }
         Ok::<_, io::Error>((TcpStream::connect(target).await?, None))

@@ -81,6 +81,7 @@ async fn call(
         local,
         dialled: None,
         meant: None,
+        passes: None,
         came,
         came_at: OnceLock::new(),
         standing: None,

@@ -131,7 +131,7 @@ pub(super) async fn forward(
         route.response_headers.apply(Side::Response, response.headers_mut(), &facts);
     }
     affinity.mark(response.headers_mut());
-    Ok(Answered::Endpoint(response, deadline, flight))
+    Ok(Answered::Endpoint(response, deadline, Some(flight)))
 }
 
 /// A port that declares no protocol is spoken to as the application speaks.

@@ -13,13 +13,14 @@ mod local;
 mod mirror;
 mod observe;
 mod outside;
+mod pass;
 mod speaker;
 mod tcp;
 mod transport;
 mod way;
 
 use super::{
-    capture::Meant,
+    capture::{LedBy, Meant},
     connection::{self, Handler},
     context::Context,
     detect::{self, Spoken},
@@ -59,30 +60,33 @@ pub(super) use observe::begin_connection;
 pub(super) use speaker::Speaker;
 pub(super) use tcp::{Ends, pass};
 
-/// Serves one connection of an application. A captured one meant to go to a place of its own, and one of several services there, if
-/// its first request said which.
+/// Serves one connection of an application. A captured one meant to go to a place of its own, and its requests lead where they say,
+/// if that place does not tell.
 pub(super) async fn serve(
     context: Arc<Context>,
     speaker: Arc<ArcSwap<Speaker>>,
     stream: TcpStream,
     remote: SocketAddr,
-    captured: Option<(SocketAddr, Option<Arc<Meant>>)>,
+    captured: Option<(SocketAddr, Option<Arc<LedBy>>)>,
 ) {
     listen::tune(&stream);
     let bounds = Bounds::of_applications(&context.limits());
-    let declared = speaker.load().declared(&context.current.read());
+    let (declared, patience) = {
+        let current = context.current.read();
+        (speaker.load().declared(&current), current.compiled.config().protocol_detection_timeout)
+    };
     // What not every connection needs for as long as it lives is boxed: most of them wait for their next request.
     let found = tokio::select! {
-        found = Box::pin(detect::detect(&stream, declared, &bounds)) => found,
+        found = Box::pin(detect::detect(&stream, declared, patience, &bounds)) => found,
         () = context.draining() => return,
     };
-    let (original, meant) = captured.map_or((None, None), |(original, meant)| (Some(original), meant));
+    let (original, led_by) = captured.map_or((None, None), |(original, led_by)| (Some(original), led_by));
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
     let local = original.or_else(|| stream.local_addr().ok()).unwrap_or_else(nowhere);
     // A service's own address is no place of a server's: this node listens there.
     let dialled = original.filter(|to| !to.ip().to_canonical().is_loopback());
     let requests =
-        |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local, dialled, meant };
+        |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local, dialled, led_by };
     let server_name = match found {
         Ok(Spoken::Http1) => {
             return connection::serve_http1(&context, stream, Side::Application, requests(speaker)).await;
@@ -110,8 +114,8 @@ struct Connection {
     local: SocketAddr,
     /// Of a captured connection: where the application meant to go.
     dialled: Option<SocketAddr>,
-    /// What its first request meant, if that decided where it leads.
-    meant: Option<Arc<Meant>>,
+    /// How its requests say where they lead, if that place does not tell.
+    led_by: Option<Arc<LedBy>>,
 }
 
 impl Handler for Connection {
@@ -125,9 +129,20 @@ impl Handler for Connection {
         let is_head = request.method() == Method::HEAD;
         let came = clock::monotonic();
         let mut exchange = Exchange::new(came, body::is_grpc(request.headers()));
-        let (speaker, remote, local, dialled) = (self.speaker.load_full(), self.remote, self.local, self.dialled);
-        let (entrance, meant) = (self.entrance.as_deref(), self.meant.as_deref());
-        let context = &self.context;
+        let (remote, local, dialled) = (self.remote, self.local, self.dialled);
+        let (entrance, context) = (self.entrance.as_deref(), &self.context);
+        let (speaker, meant, passes) = match self.led_by.as_deref() {
+            None => (self.speaker.load_full(), None, None),
+            Some(LedBy::First(meant)) => (self.speaker.load_full(), Some(meant), None),
+            Some(LedBy::Each(captured, original)) => match captured.speaker_of(context, &request, *original) {
+                Some(speaker) => (speaker, None, None),
+                None => {
+                    let speaker = self.speaker.load_full();
+                    let passes = (!speaker.stays_inside(&context.current.read())).then_some(*original);
+                    (speaker, None, passes)
+                }
+            },
+        };
         let mut requests = Requests {
             context,
             speaker,
@@ -136,6 +151,7 @@ impl Handler for Connection {
             local,
             dialled,
             meant,
+            passes,
             came,
             came_at: OnceLock::new(),
             standing: None,
@@ -190,7 +206,7 @@ pub(super) async fn serve_client<I>(
 {
     let (speaker, entrance) = (Arc::clone(entrance.speaker()), Some(Arc::new(entrance)));
     let requests =
-        Connection { context: Arc::clone(context), speaker, entrance, remote, local, dialled: None, meant: None };
+        Connection { context: Arc::clone(context), speaker, entrance, remote, local, dialled: None, led_by: None };
     if is_http2 {
         Box::pin(connection::serve_http2(context, io, Side::Application, requests)).await;
     } else {
@@ -211,6 +227,8 @@ struct Requests<'a> {
     dialled: Option<SocketAddr>,
     /// What the first request of its connection meant, if that decided where they lead.
     meant: Option<&'a Meant>,
+    /// It means nothing of the mesh and goes on to there, where its connection meant to go.
+    passes: Option<SocketAddr>,
     /// When the request came; in wall time once somebody asks.
     came: Instant,
     came_at: OnceLock<Millis>,
@@ -223,7 +241,7 @@ enum Answered {
     /// Made here.
     Here(Box<Response<ResponseBody>>),
     /// An endpoint's; the route's timeout goes on until its end.
-    Endpoint(Response<body::Source>, Option<super::deadline::Deadline>, Flight),
+    Endpoint(Response<body::Source>, Option<super::deadline::Deadline>, Option<Flight>),
 }
 
 impl Answered {
@@ -259,7 +277,7 @@ impl Answered {
             Self::Endpoint(response, deadline, flight) => {
                 exchange.answered(response.status(), response.headers());
                 let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                let (of_body, of_tunnel) = if is_tunnel { (None, Some(flight)) } else { (Some(flight), None) };
+                let (of_body, of_tunnel) = if is_tunnel { (None, flight) } else { (flight, None) };
                 let watch = standing.map(|standing| Watch::new(standing, exchange.upload()));
                 let ties = Ties { exchange, deadline, flight: of_body, watch, idle };
                 (response.map(|source| ResponseBody::relay(source, ties)), of_tunnel)
@@ -334,6 +352,9 @@ impl Requests<'_> {
         request: &mut forward::Outgoing,
         exchange: &mut Exchange,
     ) -> Result<Answered, Cause> {
+        if let Some(original) = self.passes {
+            return pass::pass(self, snapshot, original, request, exchange).await;
+        }
         let way = self.way(snapshot, request).map_err(|missed| {
             if missed.cause == Cause::NotInRegistry {
                 exchange.takes("block_all");

@@ -51,6 +51,9 @@ fn every_field_is_read() {
         config("{localityLbSetting: {failover: [{from: eu, to: us}], failoverPriority: [rack]}}").locality.clone();
     assert_eq!((near.enabled, near.failover.len(), near.failover_priority.len()), (Some(true), 1, 1));
     assert_eq!(config("{outboundTrafficPolicy: {}}").outbound, Some(OutboundPolicy::RegistryOnly));
+    let detection = |spec| config(spec).protocol_detection_timeout;
+    assert_eq!(detection("{protocolDetectionTimeout: 100ms}"), Some(Duration::from_millis(100)));
+    assert_eq!((detection("{protocolDetectionTimeout: 0s}"), detection("{}")), (None, None));
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn well() -> Said {
 fn bad() -> Said {
     let mut said = well();
     let codes = [
+        ("capture_ended", "degraded"),
         ("certificate_expired", "critical"),
         ("clock_drift", "degraded"),
         ("conflict", "degraded"),
