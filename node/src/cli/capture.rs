@@ -260,7 +260,8 @@ fn listens(node: &api::Capture) -> Vec<SocketAddr> {
     node.listen.iter().chain(node.inbound.iter().flat_map(|inbound| &inbound.listen)).copied().collect()
 }
 
-/// Guards until the end. Each question is asked anew where the last connection broke, which tells that the node is gone.
+/// Guards until the end. Each question is asked anew where the last connection broke, which tells that the node is gone; and where the
+/// last question was given up, whose connection ends with it.
 async fn guard(guard: Guard, ctx: &Context) {
     // A session of its own: the terminal's end is none of its business. It fails for who leads one already.
     let _ = nix::unistd::setsid();
@@ -268,19 +269,18 @@ async fn guard(guard: Guard, ctx: &Context) {
     let token = guard.token;
     capture::guard(guard, |question| async move {
         let mut kept = client.lock().await;
-        if kept.is_none() {
-            *kept = Some(client::connect_here(ctx).await?);
-        }
-        let Some(client) = kept.as_mut() else {
-            return Ok::<_, Error>(News { leaving: true, targets: None });
+        let mut client = match kept.take() {
+            Some(client) => client,
+            None => client::connect_here(ctx).await?,
         };
         let node: api::Capture = match question {
             Question::News => client.get(&format!("/v1/local/capture?news=true&guard={token}")).await?,
             Question::Alive => client.get("/v1/local/capture?news=true").await?,
             Question::Ended => client.post(&format!("/v1/local/capture/ended?guard={token}"), "").await?,
         };
+        *kept = Some(client);
         let known = node.inbound.filter(|inbound| inbound.unknown.is_none());
-        Ok(News { leaving: node.leaving, targets: known.map(|inbound| inbound.targets) })
+        Ok::<_, Error>(News { leaving: node.leaving, targets: known.map(|inbound| inbound.targets) })
     })
     .await;
 }

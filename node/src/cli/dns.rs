@@ -70,13 +70,21 @@ fn setup(listen: SocketAddr, namespace: &str) -> Setup {
         File {
             resolver: "systemd-resolved",
             path: "/etc/systemd/resolved.conf.d/skein.conf",
-            text: format!("# {HOSTS}: add ~HOST.\n[Resolve]\nDNS={listen}\nDomains={search} {}\n", routed.join(" ")),
+            text: format!(
+                "# {HOSTS}: add ~HOST,\n# and name the machine's real resolvers in [dns] upstreams: what the node does not answer of HOST it asks them.\n[Resolve]\nDNS={listen}\nDomains={search} {}\n",
+                routed.join(" ")
+            ),
             then: "systemctl restart systemd-resolved",
         },
         File {
             resolver: "dnsmasq",
             path: "/etc/dnsmasq.d/skein.conf",
-            text: format!("# {HOSTS}: add /HOST.\nserver=/{}/{}#{}\n", ZONES.join("/"), listen.ip(), listen.port()),
+            text: format!(
+                "# {HOSTS}: add /HOST,\n# and name the machine's real resolvers in [dns] upstreams: what the node does not answer of HOST it asks them.\nserver=/{}/{}#{}\n",
+                ZONES.join("/"),
+                listen.ip(),
+                listen.port()
+            ),
             then: "systemctl restart dnsmasq",
         },
     ];
@@ -118,9 +126,14 @@ mod tests {
             resolved.contains("DNS=127.0.0.1:15053\n") && resolved.contains(" ~mesh ~svc ~cluster.local\n"),
             "{resolved}"
         );
-        assert!(resolved.contains("each host of a ServiceEntry") && resolved.contains("add ~HOST."), "{resolved}");
+        assert!(
+            resolved.contains("each host of a ServiceEntry")
+                && resolved.contains("add ~HOST,")
+                && resolved.contains("[dns] upstreams"),
+            "{resolved}"
+        );
         let dnsmasq = &high.files[1].text;
-        assert!(dnsmasq.ends_with("add /HOST.\nserver=/mesh/svc/cluster.local/127.0.0.1#15053\n"), "{dnsmasq}");
+        assert!(dnsmasq.ends_with("asks them.\nserver=/mesh/svc/cluster.local/127.0.0.1#15053\n"), "{dnsmasq}");
         assert!(text(&high).contains("127.0.0.2:53"));
         let low = setup("127.0.0.2:53".parse().unwrap(), "shop");
         assert!(low.files[2].text.starts_with("nameserver 127.0.0.2\nsearch shop.svc.cluster.local"));

@@ -364,18 +364,19 @@ impl Captured {
         Some(speaker)
     }
 
-    /// Who speaks to what a request on a connection to `original` means by its authority; `None` if that is nothing of the mesh.
+    /// Who speaks to what a request on a connection to `original` means by its authority; `None` if that is nothing of the mesh, and nobody
+    /// if the service as which this node speaks is gone.
     pub(super) fn speaker_of<B>(
         &self,
         context: &Context,
         request: &Request<B>,
         original: SocketAddr,
-    ) -> Option<Arc<Speaker>> {
+    ) -> Option<Option<Arc<Speaker>>> {
         let authority = request.uri().authority().map(Authority::as_str);
         let authority = authority.or_else(|| request.headers().get(HOST)?.to_str().ok())?;
         let source = self.source(context);
         let place = by_host(&context.current.read(), &source, authority, original.port())?;
-        Some(self.speaker(context, place)?.load_full())
+        Some(self.speaker(context, place).map(|speaker| speaker.load_full()))
     }
 
     /// Takes a connection where it meant to go, unless nothing may leave the mesh.

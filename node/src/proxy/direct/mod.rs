@@ -121,7 +121,7 @@ impl Target {
             if let Some(OwnGateway(clients)) = &self.gateway {
                 let (stream, known) = clients.connect(MadeFor::Requests, self.address).await?;
                 drop(stream.set_nodelay(true));
-                return Ok(Stream::Within { _known: known, stream });
+                return Ok(Stream::Within { known, stream });
             }
             let mut stream = TcpStream::connect(self.address).await?;
             // Small messages must not wait for acknowledgements; a socket that refuses this still works.
@@ -147,7 +147,7 @@ pub(in crate::proxy) enum Stream {
     Plain(TcpStream),
     /// To this node's own gateway, which forgets it before another process may have its address.
     Within {
-        _known: Known,
+        known: Known,
         stream: TcpStream,
     },
     Tls(Box<TlsStream<TcpStream>>),
@@ -165,7 +165,11 @@ impl AsFd for Stream {
 impl Side for Stream {
     fn reset(self) {
         match self {
-            Self::Plain(stream) | Self::Within { stream, .. } => stream.reset(),
+            Self::Plain(stream) => stream.reset(),
+            Self::Within { known, stream } => {
+                drop(known);
+                stream.reset();
+            }
             Self::Tls(stream) => stream.into_inner().0.reset(),
         }
     }

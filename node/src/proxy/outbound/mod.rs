@@ -135,7 +135,9 @@ impl Handler for Connection {
             None => (self.speaker.load_full(), None, None),
             Some(LedBy::First(meant)) => (self.speaker.load_full(), Some(meant), None),
             Some(LedBy::Each(captured, original)) => match captured.speaker_of(context, &request, *original) {
-                Some(speaker) => (speaker, None, None),
+                Some(Some(speaker)) => (speaker, None, None),
+                // What is meant for the mesh never leaves it in clear.
+                Some(None) => (self.speaker.load_full(), None, None),
                 None => {
                     let speaker = self.speaker.load_full();
                     let passes = (!speaker.stays_inside(&context.current.read())).then_some(*original);
