@@ -28,6 +28,7 @@ mod plaintext;
 mod plane;
 mod reading;
 mod reply;
+mod streams;
 mod tcp;
 mod upgrade;
 mod worker;

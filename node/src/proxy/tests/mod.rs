@@ -23,6 +23,7 @@ mod protocols;
 mod routing;
 mod standing;
 mod tcp;
+mod unread;
 mod websockets;
 mod windows;
 mod world;
