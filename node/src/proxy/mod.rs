@@ -35,7 +35,7 @@ mod worker;
 
 pub use capture::open_capture;
 pub use direct::keep_tls;
-pub use gateway::keep_doors;
+pub use gateway::{GATEWAY_DRAIN, keep_doors};
 pub use loopback::keep_names;
 pub use outliers::sweep_outliers;
 pub use plane::{ApplyError, Bound, DataPlane, Seat};

@@ -22,8 +22,10 @@ use rustls::{
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
-use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
-use tokio_util::sync::CancellationToken;
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 /// What was read for a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +54,8 @@ pub(super) struct Configured {
     pub(super) material: Material,
     /// When its first certificate ends, wall time.
     pub(super) not_after: u64,
-    /// What clients must show is another now: connections end after what is under way.
-    pub(super) replaced: CancellationToken,
+    /// What clients must show is another now: whoever was let in goes.
+    pub(super) replaced: Arc<AtomicBool>,
 }
 
 impl Configured {
@@ -63,7 +65,7 @@ impl Configured {
         if requests {
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        let (settings, replaced) = (server.tls.clone(), CancellationToken::new());
+        let (settings, replaced) = (server.tls.clone(), Arc::default());
         Ok(Self { config: Arc::new(config), settings, requests, material, not_after, replaced })
     }
 

@@ -5,7 +5,7 @@
 //! the rules costs nothing.
 
 use super::{
-    super::{context::Context, failure::Cause, gateway::Door, http::Completion},
+    super::{context::Context, failure::Cause, gateway::Entrance, http::Completion},
     admission::Arriving,
     caller::{self, Who},
 };
@@ -19,8 +19,8 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Standing {
     request: Arc<Admitted>,
-    /// The gateway's port at which it is.
-    door: Option<Arc<Door>>,
+    /// The connection to a gateway's port by which it came there.
+    entrance: Option<Arc<Entrance>>,
     changes: watch::Receiver<u64>,
 }
 
@@ -104,16 +104,16 @@ impl Standing {
         let (context, who) = (Arc::clone(context), Arc::clone(who));
         let trailers = came == Version::HTTP_2;
         let request = Admitted { context, place, who, parts, host, original, token, trailers };
-        Self { request: Arc::new(request), door: None, changes }
+        Self { request: Arc::new(request), entrance: None, changes }
     }
 
     /// The same at a gateway's port, to which it has come.
     ///
     /// # Errors
-    /// That is for callers of the mesh alone, and its caller is none.
-    pub(in crate::proxy) fn at(mut self, door: &Arc<Door>) -> Result<Self, Cause> {
-        self.door = Some(Arc::clone(door));
-        if self.is_barred() { Err(Cause::PlaintextRefused) } else { Ok(self) }
+    /// That is for callers of the mesh alone, and its caller is none; or the connection must end.
+    pub(in crate::proxy) fn at(mut self, entrance: &Arc<Entrance>) -> Result<Self, Cause> {
+        self.entrance = Some(Arc::clone(entrance));
+        self.barred().map_or(Ok(self), Err)
     }
 
     /// Who sent it.
@@ -121,10 +121,16 @@ impl Standing {
         &self.request.who
     }
 
-    /// True if the gateway's port at which it is serves callers of the mesh alone, and its caller is none.
-    fn is_barred(&self) -> bool {
-        let door = self.door.as_ref().filter(|_| !self.request.who.is_of_mesh());
-        door.is_some_and(|door| door.is_of_mesh(&self.request.context.current.load()))
+    /// Why it is not served at the gateway's port to which it came: nobody would get there any more as its client did, or only callers of the
+    /// mesh would.
+    fn barred(&self) -> Option<Cause> {
+        let entrance = self.entrance.as_ref()?;
+        let snapshot = self.request.context.current.load();
+        if entrance.is_over(&snapshot) {
+            return Some(Cause::Misdirected);
+        }
+        let is_barred = !self.request.who.is_of_mesh() && entrance.is_of_mesh(&snapshot);
+        is_barred.then_some(Cause::PlaintextRefused)
     }
 
     /// The request.
@@ -139,7 +145,7 @@ impl Standing {
                 // No rules come any more.
                 return std::future::pending().await;
             }
-            if self.is_barred() || !self.request.is_allowed() {
+            if self.barred().is_some() || !self.request.is_allowed() {
                 return self.report();
             }
         }
@@ -152,7 +158,7 @@ impl Standing {
             return false;
         }
         self.changes.mark_unchanged();
-        let forbidden = self.is_barred() || !self.request.is_allowed();
+        let forbidden = self.barred().is_some() || !self.request.is_allowed();
         if forbidden {
             self.report();
         }
@@ -240,20 +246,21 @@ impl Watch {
     }
 }
 
-/// Tells one worker's requests of every change of what they are admitted by: policy, and the services beside this node.
+/// Tells one worker's requests of every change of what they are admitted by: policy, the services beside this node, and what ends
+/// connections to its gateways.
 pub(in crate::proxy) async fn watch_rules(context: Arc<Context>) {
     let (mut worlds, mut reloads) = (context.current.subscribe(), context.reloads.subscribe());
+    let mut evictions = context.evictions.subscribe();
     let mut seen = context.basis();
     loop {
         let changed = tokio::select! {
-            changed = worlds.changed() => changed,
-            changed = reloads.changed() => changed,
+            changed = worlds.changed() => changed.map(|()| false),
+            changed = reloads.changed() => changed.map(|()| false),
+            changed = evictions.changed() => changed.map(|()| true),
         };
-        if changed.is_err() {
-            return std::future::pending().await;
-        }
+        let Ok(is_eviction) = changed else { return std::future::pending().await };
         let now = context.basis();
-        if now != seen {
+        if is_eviction || now != seen {
             seen = now;
             context.rules.send_modify(|count| *count += 1);
         }

@@ -126,7 +126,7 @@ impl Handler for Connection {
         let came = clock::monotonic();
         let mut exchange = Exchange::new(came, body::is_grpc(request.headers()));
         let (speaker, remote, local, dialled) = (self.speaker.load_full(), self.remote, self.local, self.dialled);
-        let (entrance, meant) = (self.entrance.as_deref(), self.meant.as_deref());
+        let (entrance, meant) = (self.entrance.as_ref(), self.meant.as_deref());
         let context = &self.context;
         let mut requests = Requests {
             context,
@@ -202,7 +202,7 @@ pub(super) async fn serve_client<I>(
 struct Requests<'a> {
     context: &'a Arc<Context>,
     speaker: Arc<Speaker>,
-    entrance: Option<&'a Entrance>,
+    entrance: Option<&'a Arc<Entrance>>,
     /// Who sends it; a gateway's client, as far as the proxies before it are believed.
     remote: SocketAddr,
     /// Where the application came in.

@@ -12,6 +12,7 @@ mod external;
 mod external_grpc;
 mod forwarding;
 mod framing;
+mod gateways;
 mod grpc;
 mod http2;
 mod limits;
