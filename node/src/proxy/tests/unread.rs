@@ -203,7 +203,11 @@ fn a_denial_ends_what_a_grpc_caller_that_does_not_read_sends() {
             (messages, response.into_body())
         });
         let going_on = messages.clone();
-        let going_on = async move { while going_on.send("more".into()).await.is_ok() {} };
+        let going_on = async move {
+            while going_on.send("more".into()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
         runtime.block_on(async { tasks.detach("goes on", going_on) });
         let mut calm = (0, taken.load(Relaxed));
         while calm.0 < 50 {
