@@ -1,6 +1,10 @@
 //! Spellings of one request that policy must judge as one (A41-A52), and a policy that is deleted behind a partition (A54).
 
-use harness::{cluster::Cluster, eventually, http::Connection};
+use harness::{
+    cluster::{Cluster, SERVICE_PORT},
+    eventually,
+    http::{self, Connection},
+};
 
 use crate::pair;
 
@@ -158,6 +162,10 @@ fn a54_what_is_deleted_elsewhere_holds_until_it_is_known() {
     cluster.run("reviews");
     let explained = cluster.json("reviews", &["explain", "http://reviews.shop/admin", "--from", "shop/default"]);
     assert_eq!(explained["authorization"]["verdict"], "deny", "{explained}");
+    // A caller outside the mesh, as nobody else is there.
+    let door = cluster.node("reviews").plaintext("shop/reviews", SERVICE_PORT);
+    let asked = |path: &str| http::get(door, "reviews.shop", path).map(|answer| answer.status);
+    assert_eq!((asked("/admin"), asked("/")), (Ok(403), Ok(200)), "it holds");
     cluster.run("web");
     eventually("the deletion arrives", || match get(&cluster, "/admin").0 {
         200 => Ok(()),

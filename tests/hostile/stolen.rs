@@ -19,6 +19,7 @@ use certs::{
 use harness::{
     cluster::{Cluster, Plan, SERVICE_PORT, Service, TRUST_DOMAIN},
     eventually,
+    frames::{flag, frame, get, kind},
     process::Skein,
 };
 use node::mesh::{Preface, Protocol};
@@ -232,6 +233,54 @@ fn a101_a_member_that_resets_streams_without_end_harms_nobody() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let grown = cluster.node("reviews").resident().saturating_sub(before);
     assert!(grown < 64 << 20, "{opened} streams were opened, and the node grew by {} MiB", grown >> 20);
+    let log = cluster.log("reviews");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// A31, A34: floods of HTTP/2 end their connection also where a member sends them.
+#[test]
+fn a31_a34_a_member_that_floods_by_http2_is_ended() {
+    let cluster = mesh();
+    let own = mint(&cluster, "ratings", &service("ratings"));
+    let (door, name) = (cluster.node("reviews").address("mesh"), service("reviews").dns_name());
+    let preface = Preface { protocol: Protocol::Http2, ..preface() };
+    let flood = |what: &str, turn: &dyn Fn(u32) -> Vec<u8>| {
+        let mut session = member(door, DATA, &name, &own);
+        session.sock.set_write_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        session.write_all(&preface.encode()).expect("it is a member");
+        session.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("it is a member");
+        let mut goes_on = session.write_all(&frame(kind::SETTINGS, 0, 0, &[])).is_ok();
+        let mut number = 0;
+        while goes_on && number < 200_000 {
+            let many = (number..number + 100).flat_map(turn).collect::<Vec<u8>>();
+            goes_on = session.write_all(&many).and_then(|()| session.flush()).is_ok();
+            number += 100;
+        }
+        let mut rest = [0; 4096];
+        let end = loop {
+            match session.read(&mut rest) {
+                Ok(1..) => {}
+                end => break end,
+            }
+        };
+        let waits = |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        assert!(!end.as_ref().is_err_and(waits), "{what} goes on: {end:?}");
+        assert!(ask(&cluster, &own).expect("an answer").starts_with("HTTP/1.1 200"), "{what}");
+    };
+    flood("resets", &|number| {
+        let (whole, stream) = (flag::END_STREAM | flag::END_HEADERS, 2 * number + 1);
+        let head = frame(kind::HEADERS, whole, stream, &get("reviews.shop", "/reset"));
+        [head, frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+    });
+    flood("settings", &|_| frame(kind::SETTINGS, 0, 0, &[]));
+    flood("pings", &|_| frame(kind::PING, 0, 0, &[0; 8]));
+    flood("continuations", &|number| match number {
+        0 => frame(kind::HEADERS, flag::END_STREAM, 1, &get("reviews.shop", "/")),
+        _ => frame(kind::CONTINUATION, 0, 1, &[]),
+    });
+    let arrivals = cluster.node("reviews").backends[0].arrivals();
+    let reset = arrivals.iter().filter(|arrival| arrival.line().contains("/reset")).count();
+    assert!(reset <= 128, "{reset} requests");
     let log = cluster.log("reviews");
     assert!(!log.contains("panicked"), "{log}");
 }

@@ -9,14 +9,20 @@ use std::{
     time::Duration,
 };
 
-use harness::{cluster::Cluster, eventually};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use harness::{
+    cluster::{Cluster, Service},
+    eventually,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
+    KeyPair, RevokedCertParams, SanType,
+};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 
-use crate::gateway::{CART, at, gateway, mesh, opened, routes, troubles};
+use crate::gateway::{CART, at, echo, gateway, mesh, mesh_with, opened, routes, troubles};
 
 /// An authority outside the mesh.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -372,4 +378,74 @@ fn a_certificate_of_another_name_ends_no_connection_and_one_that_is_not_there_no
     let ended = kept.read(&mut [0]);
     assert!(!matches!(ended, Ok(1..)), "{ended:?}");
     client.get("shop.example.com", "shop.example.com", "/").expect_err("without a certificate");
+}
+
+/// An empty list, or one of a certificate that nobody has.
+fn revoked(authority: &Authority, number: u64) -> String {
+    let time = rcgen::date_time_ymd(2020, 1, 1);
+    let one = RevokedCertParams {
+        serial_number: number.into(),
+        revocation_time: time,
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        this_update: time,
+        next_update: rcgen::date_time_ymd(2100, 1, 1),
+        crl_number: number.into(),
+        issuing_distribution_point: None,
+        revoked_certs: if number == 0 { Vec::new() } else { vec![one] },
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(&authority.0).expect("a list").pem().expect("PEM")
+}
+
+#[test]
+fn a_websocket_ends_when_its_client_would_have_to_show_something_else() {
+    let (cluster, authority) =
+        (mesh_with([Service { target: Some(echo()), ..Service::version("shop/chat", "v1") }]), Authority::new());
+    cluster.wait_endpoints("shop/chat", 1);
+    let (cert, key) = write_pair(cluster.path(), "chat", &authority.issue("chat.example.com", None));
+    let file = |name: &str, text: &str| cluster.file(name, text).to_string_lossy().into_owned();
+    let (ca, crl) = (file("ca.pem", &authority.pem()), file("crl.pem", &revoked(&authority, 0)));
+    let push = |mode: &str| {
+        let tls = format!("mode: {mode}, serverCertificate: '{cert}', privateKey: '{key}'");
+        let chat = "{route: [{destination: {host: chat}}]}";
+        let documents = gateway("public", &server(8443, "chat", "chat.example.com", &tls))
+            + &routes("chat", "public", "chat.example.com", chat);
+        cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
+    };
+    let shown = authority.issue("bob", None);
+    let client = Client { shows: Some(&shown), ..Client::new(at(&cluster, 8443), &authority) };
+    let talk = || {
+        let mut socket = client.connect("chat.example.com")?;
+        let ask = "GET / HTTP/1.1\r\nhost: chat.example.com\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        socket.write_all(ask.as_bytes()).map_err(|error| error.to_string())?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).map_err(|error| error.to_string())?;
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        if head.starts_with("HTTP/1.1 101") { Ok(socket) } else { Err(head) }
+    };
+    let ends = |mut socket: StreamOwned<ClientConnection, TcpStream>, what: &str| {
+        let end = socket.read(&mut [0]);
+        let waits = |error: &std::io::Error| {
+            matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+        };
+        assert!(!end.as_ref().is_err_and(waits) && !matches!(end, Ok(1..)), "{what}: {end:?}");
+    };
+    push(&format!("MUTUAL, caCertificates: '{ca}', caCrl: '{crl}'"));
+    opened(&cluster, 8443);
+    let socket = eventually("the certificate is taken", talk);
+    file("crl.pem", &revoked(&authority, 1));
+    ends(socket, "another list of revoked certificates");
+    let socket = eventually("who is not on it comes in", talk);
+    push("SIMPLE");
+    ends(socket, "no certificate is asked for");
+    let socket = eventually("everybody comes in", talk);
+    push(&format!("MUTUAL, caCertificates: '{ca}'"));
+    ends(socket, "one is asked for again");
 }

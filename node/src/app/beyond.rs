@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     agent::{jwks, outside, world::World},
-    proxy::{DataPlane, keep_doors, keep_tls},
+    proxy::{DataPlane, GATEWAY_DRAIN, keep_doors, keep_tls},
     secrets::Secrets,
     tasks::Tasks,
 };
@@ -18,7 +18,7 @@ pub(super) fn start(
     tasks: &Tasks,
 ) {
     world.set_listeners(listeners);
-    tasks.critical("gateways", keep_doors(plane.clone(), secrets.clone()));
+    tasks.critical("gateways", keep_doors(plane.clone(), secrets.clone(), GATEWAY_DRAIN));
     tasks.critical("token-keys", jwks::run(world.clone(), plane.services(), plane.errands(), tasks.clone()));
     tasks.critical("names-outside", outside::run(world.clone()));
     tasks.critical("tls-outside", keep_tls(plane.clone(), secrets.clone()));

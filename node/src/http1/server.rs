@@ -53,6 +53,12 @@ pub trait Service: Sync {
     /// Answers one request. Dropped when the caller goes away before.
     fn answer(&self, request: Request<Body>) -> impl Future<Output = Response<Self::Body>> + Send;
 
+    /// Why a response must end, once it must. While the caller does not read, its body is not asked for more, but this is.
+    fn poll_over(&self, body: &mut Self::Body, cx: &mut Context<'_>) -> Poll<BoxError> {
+        let _ = (body, cx);
+        Poll::Pending
+    }
+
     /// A head was refused with this status before there was a request.
     fn refused(&self, status: StatusCode, why: &'static str) {
         let _ = (status, why);
@@ -150,7 +156,7 @@ pub async fn serve<I: Io>(
         };
         let closes = poll_fn(|cx| Poll::Ready(closing.poll(cx))).await;
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS || asked.opens_tunnel(response.status());
-        let goes_on = respond(&wire, response, asked, closes, &mut timers).await?;
+        let goes_on = respond(&wire, (service, response), asked, closes, &mut timers).await?;
         if is_upgrade {
             if let (Some(upgrades), Some(upgraded)) = (upgrades, lock(&wire).upgraded()) {
                 // Nobody may want it any more.
@@ -235,16 +241,13 @@ fn begin<I: Io>(
 }
 
 /// Sends a response; true if the connection may go on.
-async fn respond<I: Io, B>(
+async fn respond<I: Io, S: Service>(
     wire: &Shared<I>,
-    response: Response<B>,
+    (service, response): (&S, Response<S::Body>),
     asked: Asked,
     closes: bool,
     timers: &mut Timers,
-) -> Result<bool, Error>
-where
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
-{
+) -> Result<bool, Error> {
     let (parts, body) = response.into_parts();
     // A caller that is answered before it has sent everything is told that this is the end.
     let closes = poll_fn(|cx| {
@@ -284,7 +287,13 @@ where
             }
             let mut wire = lock(wire);
             match wire.poll_write(cx)? {
-                Poll::Pending => return wire.poll_gone(timers, cx).map(|gone| Err(Error::Io(gone))),
+                Poll::Pending => {
+                    let gone = wire.poll_gone(timers, cx).map(|gone| Err(Error::Io(gone)));
+                    // It may let go of the request's body.
+                    drop(wire);
+                    let over = body.as_mut().map_or(Poll::Pending, |body| service.poll_over(body, cx));
+                    return if let Poll::Ready(why) = over { Poll::Ready(Err(Error::Response(why))) } else { gone };
+                }
                 Poll::Ready(()) if body.is_none() => return Poll::Ready(Ok(())),
                 Poll::Ready(()) if waits => return wire.poll_gone(timers, cx).map(|gone| Err(Error::Io(gone))),
                 Poll::Ready(()) => {}

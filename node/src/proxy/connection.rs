@@ -5,19 +5,16 @@ use super::{
     failure::Cause,
     http::{Bounds, FrameGuard, Incoming, ReplayBudget, ResponseBody, Side, Windowed, is_grpc},
     reply,
+    streams::{Kept, Streams, keep},
 };
-use crate::{
-    http1::{HeadLimits, server},
-    tasks::Tasks,
-};
+use crate::http1::{self, HeadLimits, server};
 use http::{Request, Response, StatusCode};
-use hyper::{rt::Executor, server::conn::http2};
+use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{convert::Infallible, future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{convert::Infallible, pin::pin, task};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::sleep,
 };
 
 /// Streams that we had to reset on one connection; then it ends.
@@ -105,40 +102,6 @@ where
     }
 }
 
-/// Runs the streams of an HTTP/2 connection. One in which nothing moves for too long ends although others go on: its caller may have
-/// stopped reading, and then nobody asks its body for more.
-#[derive(Clone)]
-struct Streams {
-    tasks: Tasks,
-    idle: Duration,
-}
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let time = self.idle;
-        self.tasks.detach("http2", async move {
-            let (mut stream, mut idle, mut active) = (pin!(stream), pin!(sleep(time)), false);
-            poll_fn(|context| {
-                if stream.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(());
-                }
-                let mut is_due = false;
-                while idle.as_mut().poll(context).is_ready() {
-                    is_due = true;
-                    if !std::mem::take(&mut active) {
-                        return Poll::Ready(());
-                    }
-                    idle.set(sleep(time));
-                }
-                // What else wakes it is life.
-                active |= !is_due;
-                Poll::Pending
-            })
-            .await;
-        });
-    }
-}
-
 /// Resolves when the connection must end after what is under way.
 async fn closing(context: &Context, rules: &mut watch::Receiver<u64>, side: Side, bounds: Bounds) {
     let others = async {
@@ -166,6 +129,10 @@ impl<H: Handler> server::Service for Http1<H> {
         self.0.handle(request.map(Incoming::Http1))
     }
 
+    fn poll_over(&self, body: &mut ResponseBody, context: &mut task::Context<'_>) -> task::Poll<http1::BoxError> {
+        body.poll_over(context)
+    }
+
     fn refused(&self, status: StatusCode, why: &'static str) {
         self.0.refused(match status {
             StatusCode::URI_TOO_LONG => Cause::UriTooLong,
@@ -181,8 +148,7 @@ fn service<H: Handler>(
     handler: H,
     window: u32,
     budget: ReplayBudget,
-) -> impl hyper::service::HttpService<hyper::body::Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send> + Send
-{
+) -> impl hyper::service::HttpService<hyper::body::Incoming, ResBody = Kept, Error = Infallible, Future: Send> + Send {
     hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let (handler, budget) = (handler.clone(), budget.clone());
         async move {
@@ -195,7 +161,7 @@ fn service<H: Handler>(
                     reply::failure(Cause::Overflow, is_grpc(&parts.headers))
                 }
             };
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(keep))
         }
     })
 }

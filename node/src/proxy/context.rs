@@ -60,6 +60,8 @@ pub(super) struct Shared {
     pub(super) draining: watch::Sender<bool>,
     /// Counts the changes of `local`.
     pub(super) reloads: watch::Sender<u64>,
+    /// Counts what ends connections to gateways that were let in.
+    pub(super) evictions: watch::Sender<u64>,
     /// Workers whose requests have ended.
     pub(super) drained: watch::Sender<usize>,
     pub(super) verdicts: Verdicts,

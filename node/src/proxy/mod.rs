@@ -28,13 +28,14 @@ mod plaintext;
 mod plane;
 mod reading;
 mod reply;
+mod streams;
 mod tcp;
 mod upgrade;
 mod worker;
 
 pub use capture::open_capture;
 pub use direct::keep_tls;
-pub use gateway::keep_doors;
+pub use gateway::{GATEWAY_DRAIN, keep_doors};
 pub use loopback::keep_names;
 pub use outliers::sweep_outliers;
 pub use plane::{ApplyError, Bound, DataPlane, Seat};

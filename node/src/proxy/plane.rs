@@ -232,6 +232,7 @@ impl DataPlane {
             serving: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             reloads: watch::Sender::new(0),
+            evictions: watch::Sender::new(0),
             drained: watch::Sender::new(0),
             ended: watch::Sender::new(false),
         };

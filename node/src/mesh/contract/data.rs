@@ -43,6 +43,7 @@ over_both! {
     strangers_are_refused_both_ways
     the_right_account_on_the_wrong_node_is_refused
     unused_connections_are_closed
+    the_longest_unused_connection_gives_way
     a_gone_node_fails_what_is_in_flight
     an_evicted_node_loses_its_connections
     http2_carries_streams
@@ -330,6 +331,33 @@ async fn unused_connections_are_closed(transport: Transport) {
     until("closed", || client.mesh.data_connections() == 0).await;
     assert_eq!(caller.text(client.worker(), "/echo", "z").await, "z");
     assert_eq!(server.accepted.load(Relaxed), 2);
+}
+
+async fn the_longest_unused_connection_gives_way(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let other = Node::start(&trust, "c", &["api"], transport);
+    other.echo();
+    let callers = [&server, &other].map(|server| Caller::new(&trust, server, Protocol::Http1));
+    for caller in &callers {
+        assert_eq!(caller.text(client.worker(), "/echo", "x").await, "x");
+        // Over QUIC a connection is in use while a virtual one on it is kept.
+        client.worker().sweep_at(11_000);
+        // Their times differ.
+        sleep(Duration::from_millis(20)).await;
+    }
+    let pools = &client.mesh.shared.pools;
+    let left = || client.mesh.connected().into_iter().map(|(connected, _)| connected.peer).collect::<Vec<_>>();
+    assert_eq!(left().len(), 2);
+    assert!(pools.evict());
+    until("the older one is closed", || left() == [node_id("c")]).await;
+    let lease = client.worker().open(&callers[1].call()).await.unwrap();
+    assert!(!pools.evict(), "what is in use stays");
+    drop(lease);
+    client.worker().sweep_at(11_000);
+    assert!(pools.evict());
+    until("none is left", || left().is_empty()).await;
+    assert_eq!(callers[0].text(client.worker(), "/echo", "y").await, "y");
+    assert_eq!(server.accepted.load(Relaxed), 2, "dialled anew");
 }
 
 async fn a_gone_node_fails_what_is_in_flight(transport: Transport) {

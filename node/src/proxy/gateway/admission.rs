@@ -27,9 +27,9 @@ impl Entrance {
     ///
     /// # Errors
     /// The port is for callers of the mesh alone.
-    pub(in crate::proxy) fn take(&self, let_in: LetIn, body: Incoming) -> Result<Admitted, Refusal> {
+    pub(in crate::proxy) fn take(self: &Arc<Self>, let_in: LetIn, body: Incoming) -> Result<Admitted, Refusal> {
         let LetIn { user, standing, .. } = let_in;
-        Ok(Admitted { body, user, standing: standing.at(&self.door)? })
+        Ok(Admitted { body, user, standing: standing.at(self)? })
     }
 
     /// Judges a request that was received, and gives its body back. A path at which some rule looks is forwarded in the form in which the
@@ -38,7 +38,7 @@ impl Entrance {
     /// # Errors
     /// It is not let in.
     pub(in crate::proxy) async fn admit(
-        &self,
+        self: &Arc<Self>,
         context: &Arc<Context>,
         (parts, mut incoming): (&mut Parts, Incoming),
         host: &HeaderValue,
@@ -67,7 +67,7 @@ impl Entrance {
                         let user = verified.as_ref().map(|verified| Arc::clone(&verified.token));
                         let head = (copy_head(parts), host.clone());
                         let standing = Standing::at_door(context, place, (&who, original), head, verified);
-                        let standing = standing.at(&self.door)?;
+                        let standing = standing.at(self)?;
                         return Ok(Admitted { body: incoming, user, standing });
                     }
                 }

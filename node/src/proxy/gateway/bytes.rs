@@ -17,10 +17,7 @@ use policy::{
     compile::{Behind, Bytes, Doors, Serves},
     route::{self, Called, Connection, Route},
 };
-use std::{net::IpAddr, sync::Arc, time::Duration};
-
-/// How long connections go on whose port the documents want no more: Istio's `drainDuration`.
-const DRAIN: Duration = Duration::from_secs(45);
+use std::{net::IpAddr, sync::Arc};
 
 /// A connection of a client.
 pub(super) struct Client {
@@ -65,13 +62,7 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
         let route = client.route(door, doors, &at).ok_or(Cause::NoRoute)?;
         Ok((route, door.port))
     };
-    let until = async {
-        tokio::select! {
-            () = denied(context, door, (&who, original), &mut changes) => End::Denied,
-            () = replaced(context, door, client.met.as_ref()) => End::Denied,
-            () = drained(door) => End::Stopped,
-        }
-    };
+    let until = ended(context, door, (&who, original), client.met.as_ref(), &mut changes);
     let how = (client.ends, client.server_name.as_deref(), who.namespace());
     outbound::pass(context, &speaker, stream, how, route, until).await;
 }
@@ -104,39 +95,29 @@ fn judged((who, original): (&Who, Option<IpAddr>), door: &Door, snapshot: &Snaps
     door.look(snapshot).workload.authorizer.decide_connection(&who.peer(door.port, original))
 }
 
-/// Resolves when the rules forbid what they allowed.
-async fn denied(
+/// Resolves when the rules forbid what they allowed, or the client must go.
+async fn ended(
     context: &Context,
     door: &Door,
     (who, original): (&Who, Option<IpAddr>),
+    met: Option<&Met>,
     changes: &mut tokio::sync::watch::Receiver<u64>,
-) {
+) -> End {
     loop {
+        let snapshot = context.current.load();
+        if door.is_over() {
+            return End::Stopped;
+        }
+        let is_barred = !who.is_of_mesh() && door.is_of_mesh(&snapshot);
+        let is_replaced = met.is_some_and(|met| door.is_replaced(&snapshot, met));
+        if is_barred || is_replaced || !judged((who, original), door, &snapshot).allowed() {
+            tracing::info!(client = %who.address, gateway = %who.service, "ended a connection that policy denies now");
+            return End::Denied;
+        }
+        drop(snapshot);
         if changes.changed().await.is_err() {
             // No rules come any more.
             return std::future::pending().await;
         }
-        let snapshot = context.current.load();
-        let is_barred = !who.is_of_mesh() && door.is_of_mesh(&snapshot);
-        if is_barred || !judged((who, original), door, &snapshot).allowed() {
-            tracing::info!(client = %who.address, gateway = %who.service, "ended a connection that policy denies now");
-            return;
-        }
     }
-}
-
-/// Resolves when clients must show something else than when this one was let in, or the name that it asked for means another server.
-async fn replaced(context: &Context, door: &Door, met: Option<&Met>) {
-    match met {
-        Some(met) => tokio::select! {
-            () = met.configured.replaced.cancelled() => {}
-            () = door.forgotten(context, met) => {}
-        },
-        None => std::future::pending().await,
-    }
-}
-
-async fn drained(door: &Door) {
-    door.closed().await;
-    tokio::time::sleep(DRAIN).await;
 }

@@ -25,7 +25,10 @@ use policy::{
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +66,8 @@ pub(in crate::proxy) struct Door {
     pub(super) spoken: Spoken,
     /// The documents want it no more.
     pub(super) close: CancellationToken,
+    /// Nor for so long that what was let in ends.
+    pub(super) over: AtomicBool,
     /// The servers that meet TLS here, as far as their certificates could be read.
     pub(super) servers: ArcSwap<HashMap<ServerKey, Arc<Configured>>>,
     seen: ArcSwapOption<Seen>,
@@ -95,6 +100,7 @@ impl Door {
             port,
             spoken,
             close: CancellationToken::new(),
+            over: AtomicBool::new(false),
             servers: ArcSwap::default(),
             seen: ArcSwapOption::empty(),
         }
@@ -118,7 +124,7 @@ impl Door {
     }
 
     /// True if only callers with an identity of the mesh are served here.
-    pub(in crate::proxy) fn is_of_mesh(&self, snapshot: &Snapshot) -> bool {
+    pub(super) fn is_of_mesh(&self, snapshot: &Snapshot) -> bool {
         let seen = self.look(snapshot);
         seen.doors.listener(self.bind.as_ref(), self.port).is_some_and(|listener| listener.of_mesh)
     }
@@ -160,19 +166,29 @@ impl Door {
         self.close.cancelled().await;
     }
 
-    /// Resolves when the name that a client asked for means its server no more.
-    pub(super) async fn forgotten(&self, context: &Context, met: &Met) {
+    /// True if a client that was let in must go: whoever comes now must show something else, or the name that it asked TLS for means another
+    /// server. A port that the documents want no more closes, and takes its time.
+    pub(super) fn is_replaced(&self, snapshot: &Snapshot, met: &Met) -> bool {
+        met.configured.end.replaced.load(Relaxed) || self.asks_otherwise(snapshot, met)
+    }
+
+    /// True if the documents ask something else of a client than it was let in by.
+    fn asks_otherwise(&self, snapshot: &Snapshot, met: &Met) -> bool {
+        let seen = self.look(snapshot);
+        let listener = seen.doors.listener(self.bind.as_ref(), self.port);
+        listener.is_some_and(|listener| met.server(listener).is_none())
+    }
+
+    /// True if the port has been closed for so long that what was let in ends.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Relaxed)
+    }
+
+    /// Resolves when a client must go although the port is open.
+    async fn replaced(&self, context: &Context, met: &Met) {
         let mut changes = context.rules.subscribe();
-        loop {
-            // What the documents said is not kept while nothing changes.
-            let is_there = {
-                let seen = self.look(&context.current.load());
-                let listener = seen.doors.listener(self.bind.as_ref(), self.port);
-                listener.is_some_and(|listener| met.server(listener).is_some())
-            };
-            if !is_there {
-                return;
-            }
+        // What the documents said is not kept while nothing changes.
+        while !self.is_replaced(&context.current.load(), met) {
             if changes.changed().await.is_err() {
                 // No rules come any more.
                 return std::future::pending().await;
@@ -251,10 +267,20 @@ impl Entrance {
             Some(met) => tokio::select! {
                 () = self.door.closed() => {}
                 () = self.last.notified() => {}
-                () = met.configured.replaced.cancelled() => {}
-                () = self.door.forgotten(context, met) => {}
+                () = self.door.replaced(context, met) => {}
             },
         }
+    }
+
+    /// True if nobody would be let in as its client was, and that has had its time.
+    pub(in crate::proxy) fn is_over(&self, snapshot: &Snapshot) -> bool {
+        let is_over = |met: &Met| met.configured.end.over.load(Relaxed) || self.door.asks_otherwise(snapshot, met);
+        self.door.is_over() || self.met.as_ref().is_some_and(is_over)
+    }
+
+    /// True if only callers with an identity of the mesh are served there.
+    pub(in crate::proxy) fn is_of_mesh(&self, snapshot: &Snapshot) -> bool {
+        self.door.is_of_mesh(snapshot)
     }
 
     /// The name that the client asked TLS for.

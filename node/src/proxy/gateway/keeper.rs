@@ -28,7 +28,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -36,6 +36,8 @@ use std::{
 const RETRY: Duration = Duration::from_millis(200);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// How long what came in at a port goes on that the documents want no more: Istio's `drainDuration`.
+pub const DRAIN: Duration = Duration::from_secs(45);
 /// How often files of certificates are looked at.
 const RELOAD: Duration = Duration::from_secs(2);
 
@@ -71,8 +73,8 @@ struct Wanted {
     troubles: Vec<Trouble>,
 }
 
-/// Keeps the doors of a data plane until the node drains.
-pub async fn keep_doors(plane: Arc<DataPlane>, secrets: Secrets) {
+/// Keeps the doors of a data plane until the node drains. What came in goes on for `drain` when the documents want its port no more.
+pub async fn keep_doors(plane: Arc<DataPlane>, secrets: Secrets, drain: Duration) {
     let mut snapshots = plane.shared.current.subscribe();
     let mut reloads = plane.shared.reloads.subscribe();
     let mut changes = secrets.changes();
@@ -83,7 +85,7 @@ pub async fn keep_doors(plane: Arc<DataPlane>, secrets: Secrets) {
         snapshots.mark_unchanged();
         reloads.mark_unchanged();
         changes.mark_unchanged();
-        let failed = look(&plane, (&secrets, &mut reading), &mut open).await;
+        let failed = look((&plane, drain), (&secrets, &mut reading), &mut open).await;
         let met = open.keys().any(|key| key.spoken == Spoken::Tls);
         retry = if failed { (retry * 2).min(LONGEST_RETRY) } else { RETRY };
         let again = async {
@@ -110,7 +112,7 @@ pub async fn keep_doors(plane: Arc<DataPlane>, secrets: Secrets) {
 
 /// Brings what is open in line with what is wanted; true if something is to be tried again.
 async fn look(
-    plane: &DataPlane,
+    (plane, drain): (&DataPlane, Duration),
     (secrets, reading): (&Secrets, &mut Reading<Material>),
     open: &mut HashMap<Key, Opened>,
 ) -> bool {
@@ -120,7 +122,7 @@ async fn look(
         let stays = doors.contains_key(key);
         if !stays {
             tracing::info!(listen = %opened.bound, "a gateway's port closes");
-            opened.door.close.cancel();
+            close(plane, &opened.door, drain);
         }
         stays
     });
@@ -159,12 +161,29 @@ async fn look(
         });
     }
     for opened in open.values().filter(|opened| opened.door.spoken == Spoken::Tls) {
-        certify(plane, (secrets, reading), &snapshot, &opened.door, &mut troubles).await;
+        certify((plane, drain), (secrets, reading), &snapshot, &opened.door, &mut troubles).await;
     }
     troubles.sort_by(|a, b| (a.code, &a.message).cmp(&(b.code, &b.message)));
     troubles.dedup();
     plane.shared.current.tell_doors(Doors { open: told, troubles });
     failed
+}
+
+/// Nobody comes in any more, and after a while what is there ends.
+fn close(plane: &DataPlane, door: &Arc<Door>, drain: Duration) {
+    door.close.cancel();
+    let door = Arc::clone(door);
+    later(plane, drain, move || door.over.store(true, Relaxed));
+}
+
+/// Does what ends connections once their time to drain is over, and has them look.
+fn later(plane: &DataPlane, drain: Duration, end: impl FnOnce() + Send + 'static) {
+    let evictions = plane.shared.evictions.clone();
+    plane.shared.tasks.detach("drain of a gateway", async move {
+        tokio::time::sleep(drain).await;
+        end();
+        evictions.send_modify(|count| *count += 1);
+    });
 }
 
 /// The configuration of the service changed, or the identity that it has.
@@ -187,7 +206,7 @@ async fn start(plane: &DataPlane, key: &Key, speaker: impl FnOnce(u16) -> Option
 /// Reads the certificates of a door's servers anew, and gives the servers those that differ. One that cannot be read any more goes on
 /// with what it had.
 async fn certify(
-    plane: &DataPlane,
+    (plane, drain): (&DataPlane, Duration),
     (secrets, reading): (&Secrets, &mut Reading<Material>),
     snapshot: &Snapshot,
     door: &Door,
@@ -226,7 +245,12 @@ async fn certify(
     let gone: Vec<Arc<Configured>> =
         before.iter().filter(|one| !is_kept(*one)).map(|(_, had)| Arc::clone(had)).collect();
     door.servers.store(Arc::new(after));
-    gone.iter().for_each(|had| had.replaced.cancel());
+    if !gone.is_empty() {
+        gone.iter().for_each(|had| had.end.replaced.store(true, Relaxed));
+        plane.shared.evictions.send_modify(|count| *count += 1);
+        // A list of revoked ones that is signed anew every day must not break downloads off.
+        later(plane, drain, move || gone.iter().for_each(|had| had.end.over.store(true, Relaxed)));
+    }
 }
 
 fn renewed(had: Option<&Arc<Configured>>, server: &TlsServer, material: Material) -> Result<Arc<Configured>, String> {
@@ -236,7 +260,7 @@ fn renewed(had: Option<&Arc<Configured>>, server: &TlsServer, material: Material
     let mut fresh = Configured::new(server, material)?;
     // The connections of one whose certificate alone was renewed are ended when the next of its conditions changes.
     if let Some(had) = had.filter(|had| had.admits_as(&fresh)) {
-        fresh.replaced = had.replaced.clone();
+        fresh.end = Arc::clone(&had.end);
     }
     Ok(Arc::new(fresh))
 }

@@ -14,7 +14,7 @@ mod within;
 
 pub(super) use admission::Admitted;
 pub(super) use door::{Clients, Door, Entrance, Way};
-pub use keeper::keep_doors;
+pub use keeper::{DRAIN as GATEWAY_DRAIN, keep_doors};
 pub(super) use within::{Known, LetIn, MadeFor};
 
 use super::{

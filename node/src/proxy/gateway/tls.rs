@@ -22,8 +22,10 @@ use rustls::{
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
-use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
-use tokio_util::sync::CancellationToken;
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 /// What was read for a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +54,16 @@ pub(super) struct Configured {
     pub(super) material: Material,
     /// When its first certificate ends, wall time.
     pub(super) not_after: u64,
-    /// What clients must show is another now: connections end after what is under way.
-    pub(super) replaced: CancellationToken,
+    pub(super) end: Arc<End>,
+}
+
+/// How those end who were let in by a server that is there no more.
+#[derive(Debug, Default)]
+pub(super) struct End {
+    /// What clients must show is another now: whoever was let in goes, after the requests that are under way.
+    pub(super) replaced: AtomicBool,
+    /// For so long that requests under way end, too.
+    pub(super) over: AtomicBool,
 }
 
 impl Configured {
@@ -63,8 +73,8 @@ impl Configured {
         if requests {
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        let (settings, replaced) = (server.tls.clone(), CancellationToken::new());
-        Ok(Self { config: Arc::new(config), settings, requests, material, not_after, replaced })
+        let (settings, end) = (server.tls.clone(), Arc::default());
+        Ok(Self { config: Arc::new(config), settings, requests, material, not_after, end })
     }
 
     /// True if it is as the documents want the server.

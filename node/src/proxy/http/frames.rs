@@ -12,6 +12,10 @@ const HEADER: usize = 9;
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 /// Over how long frames are counted.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// So many times as many are an attack beside others, too: requests that cost nobody anything could stand beside them.
+const RESETS_AT_MOST: u32 = 10;
+/// Of so many streams one that is given up at once is no attack, however many there are.
+const HEDGED: u32 = 10;
 /// SETTINGS within an interval.
 const SETTINGS: u32 = 100;
 /// PRIORITY within an interval: browsers send a handful, and nobody heeds them.
@@ -41,7 +45,7 @@ pub(super) struct Frames {
     left: usize,
     header: [u8; HEADER],
     have: usize,
-    /// RST_STREAM of brief streams within an interval, where that is more than half of the streams.
+    /// RST_STREAM of brief streams within an interval, where that is more than half of the streams, or [`RESETS_AT_MOST`] as many.
     resets_limit: u32,
     began: Instant,
     streams: u32,
@@ -191,9 +195,14 @@ impl Frames {
             RST_STREAM_FRAME => {
                 self.renew(now);
                 self.resets += u32::from(self.ages.is_brief(stream, now));
-                // Some streams are given up at once by honest callers; most of all streams are an attack.
-                let most = self.resets > self.streams / 2;
-                self.check(most && self.resets > self.resets_limit, "too many RST_STREAM");
+                // Some streams are given up at once by honest callers, more by those that hedge; most of all streams are an attack, and
+                // so is much where it hides among requests that cost nothing.
+                let (share, limit) = if self.resets > self.streams / 2 {
+                    (2, self.resets_limit)
+                } else {
+                    (HEDGED, self.resets_limit.saturating_mul(RESETS_AT_MOST))
+                };
+                self.check(self.resets > self.streams / share && self.resets > limit, "too many RST_STREAM");
             }
             SETTINGS_FRAME if flags & ACK == 0 => {
                 self.renew(now);
@@ -297,6 +306,18 @@ mod tests {
         assert!(frames.scan(&head.repeat(40), now).is_ok());
         assert!(frames.scan(&reset.repeat(20), now).is_ok());
         assert!(frames.scan(&reset, now).is_err(), "more than half");
+    }
+
+    #[test]
+    fn streams_that_are_given_up_beside_as_many_others_are_an_attack_when_they_are_too_many() {
+        let (mut frames, now) = (begun(7), clock::monotonic());
+        let (head, reset) = (frame(HEADERS_FRAME, END_HEADERS, &[1]), frame(RST_STREAM_FRAME, 0, &[0; 4]));
+        let turn = [head.clone(), head, reset].concat();
+        let ended = (0..1_000_u32).find(|_| frames.scan(&turn, now).is_err());
+        assert_eq!(ended, Some(70));
+        let mut frames = begun(7);
+        let calm = (0..1_000_u32).all(|turns| frames.scan(&turn, now + INTERVAL / 60 * turns).is_ok());
+        assert!(calm, "as they come and go where callers give up what takes too long");
     }
 
     #[test]

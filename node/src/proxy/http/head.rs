@@ -140,8 +140,8 @@ pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// What [`strip_hop_by_hop`] removes, or looks at. The proxy's own server answers `Expect` when the body is first asked for; an upgrade to
-/// HTTP/2 is never taken up (RFC 7540, 3.2.1).
+/// What [`strip_hop_by_hop`] removes, or looks at. The proxy's own server answers `Expect` when the body is first asked for, that of HTTP/2
+/// never does; an upgrade to HTTP/2 is never taken up (RFC 7540, 3.2.1).
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,

@@ -63,6 +63,7 @@ impl Upload {
             idle: None,
             active: true,
             waiting: Vec::new(),
+            reader: None,
             copiers: Vec::new(),
             budget: budget.clone(),
         }))))
@@ -92,6 +93,7 @@ impl Upload {
             idle: None,
             active: true,
             waiting: Vec::new(),
+            reader: None,
             copiers: Vec::new(),
             budget: budget.clone(),
         }))))
@@ -192,6 +194,16 @@ impl Completion {
         self.0.as_ref().map_or((0, 0), |source| counts(&lock(source)))
     }
 
+    /// Nobody wants it any more: what has not been sent is not sent.
+    pub(in crate::proxy) fn cut(&self) {
+        if let Some(source) = &self.0 {
+            let mut source = lock(source);
+            if source.incoming.is_some() {
+                source.fail(Cause::Denied);
+            }
+        }
+    }
+
     /// Why the caller's side of the body failed, if it did.
     pub(in crate::proxy) fn failure(&self) -> Option<Cause> {
         self.0.as_ref().and_then(|source| lock(source).failed)
@@ -221,6 +233,8 @@ struct Source {
     active: bool,
     /// Wait for the end.
     waiting: Vec<Waker>,
+    /// Who sends it, while that waits for the caller.
+    reader: Option<Waker>,
     copiers: Vec<Copier>,
     budget: ReplayBudget,
 }
@@ -229,7 +243,12 @@ impl Source {
     /// The next frame from the caller.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else { return self.poll_idle(context) };
+        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
+            if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(context.waker())) {
+                self.reader = Some(context.waker().clone());
+            }
+            return self.poll_idle(context);
+        };
         self.active = true;
         match frame {
             Some(Ok(frame)) => Poll::Ready(Some(Ok(self.took(frame)))),
@@ -301,7 +320,7 @@ impl Source {
         self.incoming = None;
         let whole = self.failed.is_none();
         self.copiers.drain(..).filter(|_| whole).for_each(Copier::end);
-        self.waiting.drain(..).for_each(Waker::wake);
+        self.waiting.drain(..).chain(self.reader.take()).for_each(Waker::wake);
     }
 }
 

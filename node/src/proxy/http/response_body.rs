@@ -18,10 +18,13 @@ use hyper::body::{Body, Frame, SizeHint};
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::time::{Sleep, sleep};
+
+/// Why a response ends that policy denies now.
+const DENIED: &str = "policy denies the request now";
 
 /// Any error of a body's source.
 pub(in crate::proxy) use crate::http1::BoxError;
@@ -120,6 +123,7 @@ impl ResponseBody {
     pub(in crate::proxy) fn relay(source: Source, mut ties: Ties) -> Self {
         if source.is_complete() {
             ties.exchange.ended();
+            ties.deadline = None;
         }
         Self::Relay(Relay { source: Some(source), ties, silence: None, active: true })
     }
@@ -137,6 +141,14 @@ impl ResponseBody {
                 };
                 [Some(own), inner.into_iter().flatten().next()]
             }
+        }
+    }
+
+    /// Why it must end, once it must: for whoever writes it and does not ask for more, because the caller does not read.
+    pub(in crate::proxy) fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<BoxError> {
+        match self {
+            Self::Full(..) => Poll::Pending,
+            Self::Relay(relay) => relay.poll_over(context),
         }
     }
 
@@ -166,13 +178,18 @@ impl ResponseBody {
 impl Relay {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
+        if let Some(deadline) = &mut self.ties.deadline
+            && Pin::new(deadline).poll(context).is_ready()
+        {
+            return Poll::Ready(Some(Err(self.late())));
+        }
         let polled = source.poll_frame(context);
         if let Some(watch) = &mut self.ties.watch
             && watch.is_over(polled.is_pending(), context)
         {
             return Poll::Ready(Some(self.denied()));
         }
-        let Poll::Ready(frame) = polled else { return self.poll_timers(context) };
+        let Poll::Ready(frame) = polled else { return self.poll_silence(context) };
         self.active = true;
         let exchange = &mut self.ties.exchange;
         Poll::Ready(match frame {
@@ -189,13 +206,8 @@ impl Relay {
         })
     }
 
-    /// The route's timeout, and the longest silence.
-    fn poll_timers(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(deadline) = &mut self.ties.deadline
-            && Pin::new(deadline).poll(context).is_ready()
-        {
-            return Poll::Ready(Some(Err(self.cut(Flags::UT, "route timeout within the response"))));
-        }
+    /// The longest silence.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let idle = self.ties.idle;
         let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(idle)));
         if poll_idle(silence, &mut self.active, idle, context).is_ready() {
@@ -204,8 +216,37 @@ impl Relay {
         Poll::Pending
     }
 
+    /// See [`ResponseBody::poll_over`].
+    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<BoxError> {
+        if let Some(deadline) = &mut self.ties.deadline
+            && Pin::new(deadline).poll(context).is_ready()
+        {
+            return Poll::Ready(self.late());
+        }
+        if let Some(watch) = &mut self.ties.watch
+            && watch.is_over(true, context)
+        {
+            return Poll::Ready(self.cut(Flags::NONE, DENIED));
+        }
+        match &mut self.source {
+            Some(Source::Here(body)) => {
+                let why = ready!(body.poll_over(context));
+                self.ties.exchange.flag(Flags::UC);
+                self.ties.exchange.ended();
+                Poll::Ready(why)
+            }
+            Some(Source::Mesh(_) | Source::App(_)) | None => Poll::Pending,
+        }
+    }
+
+    fn late(&mut self) -> BoxError {
+        self.cut(Flags::UT, "route timeout within the response")
+    }
+
+    /// Ends both directions: what the caller still sends reaches nobody.
     fn cut(&mut self, flags: Flags, why: &'static str) -> BoxError {
         self.source = None;
+        self.ties.exchange.upload().cut();
         self.ties.exchange.flag(flags);
         self.ties.exchange.ended();
         why.into()
@@ -217,7 +258,7 @@ impl Relay {
         let trailers = self.ties.watch.as_ref().is_some_and(Watch::may_end_in_order);
         let open = self.source.as_ref().is_some_and(|source| source.size_hint().exact().is_none());
         if !(trailers && open && self.ties.exchange.is_grpc()) {
-            return Err(self.cut(Flags::NONE, "policy denies the request now"));
+            return Err(self.cut(Flags::NONE, DENIED));
         }
         let trailers = reply::grpc_trailers(Cause::Denied.grpc_status(), Cause::Denied.answer().body);
         self.source = None;
@@ -241,6 +282,8 @@ impl Relay {
         };
         if self.source.as_ref().is_none_or(Source::is_complete) {
             exchange.ended();
+            // All has come in time. How long the caller takes to read the rest is its own affair.
+            self.ties.deadline = None;
         }
         frame
     }

@@ -44,12 +44,15 @@ use crate::{clock, config, http1::copy_head, mesh};
 use caller::Rules;
 use certs::id::Subject;
 use check::CHECK;
+use futures_util::poll;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::SEC_WEBSOCKET_KEY};
 use hyper::body::Body as _;
 use policy::token::Verified;
 use pool::Pool;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc, task::Poll};
 
+/// Bytes of a body that are read while its request waits for room.
+const READ_AHEAD: usize = 16 * 1024;
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -167,14 +170,14 @@ async fn forward(
         }
     };
     let version = port.pool.version(port.version, came);
-    let flight = if port.pool.is_limited() { Box::pin(port.pool.room(version)).await? } else { None };
     to_http1(&mut parts, host.clone());
     let asked = upgrade.clone();
     let user = token.as_ref().map(|verified| Arc::clone(&verified.token));
     let mut standing = Standing::new((context, changes), (&caller.who, original), (parts, host), token, came);
-    if port.pool.is_limited() && standing.is_forbidden() {
-        return Err(Cause::Denied.into());
-    }
+    let flight = match port.pool.is_limited() {
+        true => Box::pin(room(&port.pool, version, &mut request_body, &mut standing)).await?,
+        false => None,
+    };
     let admitted = standing.admitted();
     // What carries it on is said in a copy of its own, where it differs from what was judged.
     let own = match (version, upgrade) {
@@ -235,6 +238,35 @@ async fn forward(
         return Ok((response.map(body::Source::App), standing, None));
     }
     Ok((response.map(body::Source::App), standing, flight))
+}
+
+/// Room in front of an application that has limits. A request waits for it as long as its caller does, whose end is seen once all of the
+/// body has come: one that is too long to be kept meanwhile waits no longer than a connection may take to open.
+async fn room(
+    pool: &Pool,
+    version: Version,
+    body: &mut RequestBody,
+    standing: &mut Standing,
+) -> Result<Option<Flight>, Cause> {
+    let given_up = async {
+        match body.read_ahead(READ_AHEAD).await {
+            Ok(beginning) if beginning.is_whole => std::future::pending().await,
+            Ok(_) => {
+                tokio::time::sleep(pool.terms.connect).await;
+                Cause::Overflow
+            }
+            Err(cause) => cause,
+        }
+    };
+    let mut room = pin!(pool.room(version, given_up));
+    if let Poll::Ready(room) = poll!(room.as_mut()) {
+        return room;
+    }
+    tokio::select! {
+        biased;
+        () = standing.forbidden() => Err(Cause::Denied),
+        room = room => room,
+    }
 }
 
 /// What happens next to a request that nothing forbids so far.

@@ -250,3 +250,37 @@ impl std::fmt::Debug for Link {
         f.debug_struct("Link").field("streams", &self.streams).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::{kinds::MeshConfig, route::ClusterPolicy};
+
+    #[tokio::test]
+    async fn an_application_gets_so_many_connections() {
+        // Their handshakes wait for nothing that it says.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Address::plain(listener.local_addr().unwrap());
+        let application = async {
+            let mut streams = Vec::new();
+            loop {
+                streams.push(listener.accept().await);
+            }
+        };
+        let asking = async {
+            let multiplexed = Multiplexed::new(Tasks::new());
+            let terms = Terms { streams: 1, ..Terms::of(&ClusterPolicy::default(), &MeshConfig::default()) };
+            let mut held = Vec::new();
+            for _ in 0..CONNECTIONS {
+                held.push(multiplexed.stream(&target, &terms, &[]).await.expect("there is room"));
+            }
+            assert!(matches!(multiplexed.stream(&target, &terms, &[]).await, Err(Failed::Full)));
+            drop(held.pop());
+            assert!(multiplexed.stream(&target, &terms, &[]).await.is_ok(), "that of one that ended");
+        };
+        tokio::select! {
+            () = asking => {}
+            () = application => {}
+        }
+    }
+}

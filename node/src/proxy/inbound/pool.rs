@@ -68,11 +68,15 @@ impl Pool {
         self.limits.is_some()
     }
 
-    /// Room for a request; none where nothing is limited. Who finds no connection waits as long as one may take to open.
+    /// Room for a request; none where nothing is limited. Who finds no connection waits until it is given up.
     ///
     /// # Errors
     /// There is none.
-    pub(super) async fn room(&self, version: app::Version) -> Result<Option<Flight>, Cause> {
+    pub(super) async fn room(
+        &self,
+        version: app::Version,
+        given_up: impl Future<Output = Cause>,
+    ) -> Result<Option<Flight>, Cause> {
         let Some((limits, circuit)) = &self.limits else { return Ok(None) };
         let of_connections = match version {
             app::Version::Http1 => Some(*limits),
@@ -80,13 +84,7 @@ impl Pool {
         };
         let held = match of_connections {
             None => None,
-            Some(limits) => {
-                let given_up = async {
-                    tokio::time::sleep(self.terms.connect).await;
-                    Cause::Overflow
-                };
-                Some(connection(circuit, &limits, false, given_up).await?)
-            }
+            Some(limits) => Some(connection(circuit, &limits, false, given_up).await?),
         };
         let mut room = Room::new(Arc::clone(circuit), held);
         if room.admit(limits) { Ok(Some(Flight::of_application(room))) } else { Err(Cause::Overflow) }

@@ -5,7 +5,7 @@
 //! the rules costs nothing.
 
 use super::{
-    super::{context::Context, failure::Cause, gateway::Door, http::Completion},
+    super::{context::Context, failure::Cause, gateway::Entrance, http::Completion},
     admission::Arriving,
     caller::{self, Who},
 };
@@ -19,8 +19,8 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Standing {
     request: Arc<Admitted>,
-    /// The gateway's port at which it is.
-    door: Option<Arc<Door>>,
+    /// The connection to a gateway's port by which it came there.
+    entrance: Option<Arc<Entrance>>,
     changes: watch::Receiver<u64>,
 }
 
@@ -104,16 +104,19 @@ impl Standing {
         let (context, who) = (Arc::clone(context), Arc::clone(who));
         let trailers = came == Version::HTTP_2;
         let request = Admitted { context, place, who, parts, host, original, token, trailers };
-        Self { request: Arc::new(request), door: None, changes }
+        Self { request: Arc::new(request), entrance: None, changes }
     }
 
     /// The same at a gateway's port, to which it has come.
     ///
     /// # Errors
-    /// That is for callers of the mesh alone, and its caller is none.
-    pub(in crate::proxy) fn at(mut self, door: &Arc<Door>) -> Result<Self, Cause> {
-        self.door = Some(Arc::clone(door));
-        if self.is_barred() { Err(Cause::PlaintextRefused) } else { Ok(self) }
+    /// That is for callers of the mesh alone, and its caller is none. What else the documents ask of it was looked at on its way in.
+    pub(in crate::proxy) fn at(mut self, entrance: &Arc<Entrance>) -> Result<Self, Cause> {
+        if self.is_kept_out(entrance, &self.request.context.current.load()) {
+            return Err(Cause::PlaintextRefused);
+        }
+        self.entrance = Some(Arc::clone(entrance));
+        Ok(self)
     }
 
     /// Who sent it.
@@ -121,10 +124,18 @@ impl Standing {
         &self.request.who
     }
 
-    /// True if the gateway's port at which it is serves callers of the mesh alone, and its caller is none.
+    /// True if the gateway's port to which it came serves callers of the mesh alone, and its caller is none.
+    fn is_kept_out(&self, entrance: &Entrance, snapshot: &Snapshot) -> bool {
+        !self.request.who.is_of_mesh() && entrance.is_of_mesh(snapshot)
+    }
+
+    /// True if it is served no more at the gateway's port to which it came: nobody would get there as its client did, or only callers of
+    /// the mesh would.
     fn is_barred(&self) -> bool {
-        let door = self.door.as_ref().filter(|_| !self.request.who.is_of_mesh());
-        door.is_some_and(|door| door.is_of_mesh(&self.request.context.current.load()))
+        self.entrance.as_ref().is_some_and(|entrance| {
+            let snapshot = self.request.context.current.load();
+            entrance.is_over(&snapshot) || self.is_kept_out(entrance, &snapshot)
+        })
     }
 
     /// The request.
@@ -240,20 +251,21 @@ impl Watch {
     }
 }
 
-/// Tells one worker's requests of every change of what they are admitted by: policy, and the services beside this node.
+/// Tells one worker's requests of every change of what they are admitted by: policy, the services beside this node, and what ends
+/// connections to its gateways.
 pub(in crate::proxy) async fn watch_rules(context: Arc<Context>) {
     let (mut worlds, mut reloads) = (context.current.subscribe(), context.reloads.subscribe());
+    let mut evictions = context.evictions.subscribe();
     let mut seen = context.basis();
     loop {
         let changed = tokio::select! {
-            changed = worlds.changed() => changed,
-            changed = reloads.changed() => changed,
+            changed = worlds.changed() => changed.map(|()| false),
+            changed = reloads.changed() => changed.map(|()| false),
+            changed = evictions.changed() => changed.map(|()| true),
         };
-        if changed.is_err() {
-            return std::future::pending().await;
-        }
+        let Ok(is_eviction) = changed else { return std::future::pending().await };
         let now = context.basis();
-        if now != seen {
+        if is_eviction || now != seen {
             seen = now;
             context.rules.send_modify(|count| *count += 1);
         }

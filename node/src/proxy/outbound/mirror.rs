@@ -90,15 +90,20 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
             remote: requests.remote,
             local: requests.dialled.unwrap_or(requests.local),
         };
-        let (body, timeout) = (upload.copy(BODY_LIMIT), routed.route.timeout.unwrap_or(TIMEOUT));
+        let (body, timeout) = (upload.copy(BODY_LIMIT), routed.route.timeout);
         context.tasks.detach("copy of a request", async move {
             let mirrors = &copy.context.mirrors;
             let Some(body) = body.complete().await else { return mirrors.body.add(1) };
             let Ok(_place) = Arc::clone(&mirrors.places).try_acquire_owned() else { return mirrors.full.add(1) };
-            if tokio::time::timeout(timeout, copy.send(body)).await.is_err() {
-                tracing::debug!("a mirror did not answer in time");
-            }
+            in_time(timeout, copy.send(body)).await;
         });
+    }
+}
+
+/// Gives a copy the time of its route, or that of copies.
+async fn in_time(of_route: Option<Duration>, sending: impl Future<Output = ()>) {
+    if tokio::time::timeout(of_route.unwrap_or(TIMEOUT), sending).await.is_err() {
+        tracing::debug!("a mirror did not answer in time");
     }
 }
 
@@ -177,6 +182,15 @@ fn shadow(host: &HeaderValue) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_that_does_not_answer_is_given_up() {
+        for (of_route, time) in [(None, TIMEOUT), (Some(Duration::from_secs(2)), Duration::from_secs(2))] {
+            let began = tokio::time::Instant::now();
+            in_time(of_route, std::future::pending()).await;
+            assert_eq!(began.elapsed().as_secs(), time.as_secs());
+        }
+    }
 
     #[test]
     fn shadows_keep_their_port() {

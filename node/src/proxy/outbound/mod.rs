@@ -130,7 +130,7 @@ impl Handler for Connection {
         let came = clock::monotonic();
         let mut exchange = Exchange::new(came, body::is_grpc(request.headers()));
         let (remote, local, dialled) = (self.remote, self.local, self.dialled);
-        let (entrance, context) = (self.entrance.as_deref(), &self.context);
+        let (entrance, context) = (self.entrance.as_ref(), &self.context);
         let (speaker, meant, passes) = match self.led_by.as_deref() {
             None => (self.speaker.load_full(), None, None),
             Some(LedBy::First(meant)) => (self.speaker.load_full(), Some(meant), None),
@@ -220,7 +220,7 @@ pub(super) async fn serve_client<I>(
 struct Requests<'a> {
     context: &'a Arc<Context>,
     speaker: Arc<Speaker>,
-    entrance: Option<&'a Entrance>,
+    entrance: Option<&'a Arc<Entrance>>,
     /// Who sends it; a gateway's client, as far as the proxies before it are believed.
     remote: SocketAddr,
     /// Where the application came in.

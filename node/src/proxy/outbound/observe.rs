@@ -3,10 +3,7 @@
 use super::{Requests, Speaker, tcp};
 use crate::{
     clock, config,
-    proxy::{
-        context::{Context, is},
-        gateway::Entrance,
-    },
+    proxy::context::{Context, is},
     snapshot::Snapshot,
     telemetry::{Entry, LogSide, Observed, Own, trace},
 };
@@ -130,7 +127,7 @@ fn gather(
         remote: requests.remote.into(),
         // An application is known by the port at which it speaks, not by a certificate.
         peer: None,
-        server_name: requests.entrance.and_then(Entrance::server_name).map(str::to_owned),
+        server_name: requests.entrance.and_then(|entrance| entrance.server_name()).map(str::to_owned),
         details: None,
         transport_failure: None,
         upstream_labels: None,

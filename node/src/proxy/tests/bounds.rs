@@ -5,6 +5,7 @@ use super::{
     client::{Client, eventually, get},
     world::{Entry, World, mesh_config, traffic_policy},
 };
+use crate::balance::Resource;
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -198,6 +199,47 @@ fn who_waits_for_a_connection_does_not_wait_for_ever() {
     hold.send(()).unwrap();
     assert_eq!(first.answer(false).expect("an answer").status, 200);
     assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
+}
+
+#[test]
+fn who_waits_before_the_application_waits_as_long_as_the_caller_does() {
+    let (hold, held) = mpsc::sync_channel::<()>(1);
+    let held = std::sync::Mutex::new(held);
+    let backend = Backend::scripted(move |arrived| {
+        if arrived.line().contains("/hold") {
+            let _ = held.lock().unwrap().recv_timeout(Duration::from_secs(30));
+        }
+        ok("v1")
+    });
+    let mut world = World::new(4, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    // Each caller has a connection; together they have one.
+    world.push(&traffic_policy("{connectionPool: {tcp: {maxConnections: 1, connectTimeout: 200ms}}}"));
+    let [mut first, mut second, mut gone] = [0, 2, 3].map(|node: usize| Client::connect(world.nodes[node].outbound));
+    first.write("GET /hold HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    eventually("it is under way", || !backend.arrived().is_empty());
+    second.write("POST /waits HTTP/1.1\r\nHost: reviews\r\nContent-Length: 3\r\n\r\nabc");
+    gone.write("POST /gone HTTP/1.1\r\nHost: reviews\r\nContent-Length: 3\r\n\r\nabc");
+    let circuits = std::sync::Arc::clone(&world.circuits[1]);
+    let waiting = || circuits.all().iter().map(|circuit| circuit.pool.count(Resource::Pending)).sum::<u32>();
+    eventually("both wait", || waiting() == 2);
+    // For much longer than a connection may take to open.
+    std::thread::sleep(Duration::from_millis(800));
+    assert_eq!((waiting(), second.rest().as_slice()), (2, &b""[..]));
+    drop(gone);
+    eventually("one is gone", || waiting() == 1);
+    let mut long = Client::connect(world.nodes[3].outbound);
+    let length = 1_000_000;
+    long.write(format!("POST /long HTTP/1.1\r\nHost: reviews\r\nContent-Length: {length}\r\n\r\n"));
+    long.write(vec![b'x'; length]);
+    let refused = long.answer(false).expect("an answer");
+    assert_eq!((refused.status, refused.header("x-envoy-overloaded")), (503, Some("true")), "{refused:?}");
+    hold.send(()).unwrap();
+    assert_eq!(first.answer(false).expect("an answer").status, 200);
+    assert_eq!(second.answer(false).expect("an answer").status, 200);
+    let arrived = backend.arrived();
+    let lines: Vec<&str> = arrived.iter().map(|arrived| arrived.line()).collect();
+    assert_eq!(lines, ["GET /hold HTTP/1.1", "POST /waits HTTP/1.1"]);
+    assert_eq!(backend.last().body, b"abc");
 }
 
 #[test]

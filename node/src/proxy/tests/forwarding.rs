@@ -418,7 +418,7 @@ fn what_routes_write_of_clients_is_believed_of_gateways_only() {
 }
 
 #[test]
-fn a_body_in_too_many_pieces_is_not_tried_again() {
+fn a_body_that_is_too_long_or_in_too_many_pieces_is_not_tried_again() {
     let backend = Backend::scripted(|arrived: &Arrived| {
         if arrived.header("x-envoy-attempt-count") == Some("1") {
             return Vec::new();
@@ -437,4 +437,12 @@ fn a_body_in_too_many_pieces_is_not_tried_again() {
     };
     assert_eq!(post(1_024), (200, "1024".to_owned()));
     assert_eq!(post(1_025).0, 503);
+    let post = |bytes: usize| {
+        let head = format!("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: {bytes}\r\n\r\n");
+        let body = "x".repeat(bytes);
+        let answer = Client::connect(world.nodes[0].outbound).ask(head + &body).unwrap();
+        (answer.status, answer.body)
+    };
+    assert_eq!(post(64 * 1024), (200, "65536".to_owned()));
+    assert_eq!(post(64 * 1024 + 1).0, 503, "nor one that is too long");
 }

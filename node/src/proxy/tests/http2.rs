@@ -299,6 +299,26 @@ fn an_http2_caller_gets_a_websocket_of_an_http1_application() {
     }
 }
 
+/// hyper's server has no interim responses: node/docs/limits.md says so.
+#[test]
+fn a_caller_that_waits_for_100_is_not_told_to_go_on_and_is_answered_when_it_does() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let backend = Backend::named("v1");
+    let world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    runtime.block_on(async {
+        let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+        let (messages, body) = super::grpc::streaming(HeaderMap::new());
+        let request = Request::post("http://reviews/").header("expect", "100-continue").body(body).unwrap();
+        let mut answer = Box::pin(sender.send_request(request));
+        let waited = tokio::time::timeout(std::time::Duration::from_millis(300), answer.as_mut()).await;
+        assert!(waited.is_err(), "{waited:?}");
+        messages.send("abc".into()).await.unwrap();
+        drop(messages);
+        assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+    });
+    assert_eq!((backend.last().header("expect"), backend.last().body.as_slice()), (None, &b"abc"[..]));
+}
+
 #[test]
 fn a_target_without_a_path_is_refused() {
     let (runtime, tasks) = (runtime(), Tasks::new());

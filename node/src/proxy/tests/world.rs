@@ -5,7 +5,7 @@ use crate::{
     balance::rate::Limits,
     config::{Check, Outbound, Port, Probe, Protocol, Service, Speaker, Upstream},
     mesh::{self, Mesh, Transport, peer::PeerNetwork},
-    proxy::{ApplyError, Bound, DataPlane, run_worker},
+    proxy::{ApplyError, Bound, DataPlane, keep_doors, run_worker},
     snapshot::{Circuits, Current, Endpoint, EndpointId, Services, Snapshot, StatsTable},
     tasks::Tasks,
     telemetry::{Format, Telemetry},
@@ -73,7 +73,7 @@ impl Entry {
 pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) mesh: Mesh,
-    pub(super) plane: DataPlane,
+    pub(super) plane: Arc<DataPlane>,
     pub(super) telemetry: Telemetry,
     pub(super) outbound: SocketAddr,
     pub(super) upstream: SocketAddr,
@@ -223,6 +223,7 @@ impl World {
         plane.serve();
         let (outbound, upstream) = (bound.outbounds[0].0, bound.upstreams[0].0);
         let plaintext = bound.plaintext.iter().map(|port| port.listen).collect();
+        let plane = Arc::new(plane);
         Node { id, mesh, plane, telemetry, outbound, upstream, plaintext, failures, current, tasks, _network: network }
     }
 
@@ -403,6 +404,22 @@ impl World {
             .map(|(listen, who)| Outbound { listen: *listen, speaker: Speaker { service: name(who), instance: None } })
             .collect();
         self.runtime.block_on(self.nodes[node].plane.apply(&self.services(node), &outbounds, &[]))
+    }
+
+    /// Opens what Gateways say at a node, each port as a free one; a closed port's connections go on for so long.
+    pub(super) fn open_gateways(&self, node: usize, ports: &[u16], drain: Duration) {
+        let node = &self.nodes[node];
+        let ports = ports.iter().map(|port| (*port, 0)).collect();
+        let settings = crate::config::Gateway { listen: [127, 0, 0, 1].into(), ports, ..Default::default() };
+        node.plane.shared.gateway.store(Arc::new(settings));
+        let secrets = crate::secrets::Secrets::new(std::path::Path::new("/nonexistent"));
+        let _inside = self.runtime.enter();
+        drop(node.tasks.critical("gateways", keep_doors(Arc::clone(&node.plane), secrets, drain)));
+    }
+
+    /// Where the port of a Gateway is open at a node.
+    pub(super) fn gateway(&self, node: usize, port: u16) -> Option<SocketAddr> {
+        self.nodes[node].current.doors().open.iter().find(|door| door.port == port).map(|door| door.listen)
     }
 
     /// Ends a node as TERM does; gives how long it took.

@@ -20,7 +20,7 @@ pub struct Limits {
     pub streams: u32,
     /// HTTP/2 streams reset and not yet noticed by the application: GOAWAY beyond. 20.
     pub pending_resets: u32,
-    /// HTTP/2 streams reset within 10 s, soon after they began: GOAWAY beyond. 100.
+    /// HTTP/2 streams reset within 10 s, soon after they began, where these are more than half of all; or ten times as many: GOAWAY beyond. 100.
     pub resets: u32,
     /// For the whole head of a request. 10 s.
     pub header_timeout: Duration,

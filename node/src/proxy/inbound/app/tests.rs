@@ -63,3 +63,44 @@ async fn a_connection_that_says_whose_it_is_ends_with_its_request() {
     };
     tokio::join!(server, client);
 }
+
+#[tokio::test]
+async fn so_many_idle_connections_are_kept() {
+    const COUNT: usize = IDLE_LIMIT + 3;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::plain(listener.local_addr().unwrap());
+    let server = async {
+        let mut streams = Vec::new();
+        for _ in 0..COUNT {
+            streams.push(listener.accept().await.unwrap().0);
+        }
+        // All are under way before one ends.
+        for stream in &mut streams {
+            let mut came = Vec::new();
+            while !came.ends_with(b"\r\n\r\n") {
+                came.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
+        streams
+    };
+    let apps = Apps::new(Tasks::default(), ReplayBudget::default());
+    let terms = Terms::of(&ClusterPolicy::default(), &MeshConfig::default());
+    let (head, ()) = Request::get("/").header("host", "a").body(()).unwrap().into_parts();
+    let asking = (0..COUNT).map(|_| {
+        let nothing = crate::proxy::http::Incoming::Own(None);
+        let body = RequestBody::once(nothing, &ReplayBudget::default(), Duration::from_secs(30));
+        apps.send(&target, Version::Http1, &head, body, &terms)
+    });
+    let (answers, streams) = tokio::join!(futures_util::future::join_all(asking), server);
+    assert!(answers.into_iter().all(|answer| answer.unwrap().status() == StatusCode::OK));
+    assert_eq!(apps.idle().values().map(Vec::len).collect::<Vec<_>>(), [IDLE_LIMIT]);
+    drop(streams);
+    let swept = async {
+        while !apps.idle().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            apps.sweep();
+        }
+    };
+    timeout(Duration::from_secs(20), swept).await.expect("what the application ended is not kept");
+}
