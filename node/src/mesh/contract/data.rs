@@ -346,7 +346,7 @@ async fn the_longest_unused_connection_gives_way(transport: Transport) {
         sleep(Duration::from_millis(20)).await;
     }
     let pools = &client.mesh.shared.pools;
-    let left = || client.mesh.connected().into_iter().map(|(connected, _)| connected.peer).collect::<Vec<_>>();
+    let left = || client.mesh.connected().into_keys().map(|connected| connected.peer).collect::<Vec<_>>();
     assert_eq!(left().len(), 2);
     assert!(pools.evict());
     until("the older one is closed", || left() == [node_id("c")]).await;
