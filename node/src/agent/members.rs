@@ -210,6 +210,9 @@ impl Task {
         if let Event::LinkDown { link, .. } = &event {
             self.links.remove(*link, self.clock.now());
         }
+        if let Event::Tick = &event {
+            self.links.accusations().answered(|node| self.engine.latest(node));
+        }
         let effects = self.engine.handle(event, self.clock.now());
         let mut changed = Vec::new();
         for effect in effects {
@@ -236,12 +239,12 @@ impl Task {
                 Effect::Deliver { from, bytes } => self.gossip.0.deliver(&from, &bytes),
                 Effect::Feed => self.gossip.0.feed(Arc::new(self.engine.feed())),
                 Effect::Heard { node, statement: Statement::Suspicions(parts) } => {
-                    let accused = parts.iter().flat_map(|part| part.iter()).map(|latest| latest.node.clone());
-                    self.links.accused(node, accused.collect(), self.clock.now());
+                    let accused = parts.iter().flat_map(|part| part.iter());
+                    self.links.accusations().heard(node, accused, self.clock.now());
                 }
                 Effect::Heard { node, statement } => self.hearing.heard(node, statement),
                 Effect::Lost { node, why } => {
-                    self.links.accused(node.clone(), BTreeSet::new(), self.clock.now());
+                    self.links.accusations().lost(&node);
                     self.hearing.lost(&node, why);
                 }
                 Effect::Notice(notice) => self.notice(notice),
