@@ -23,6 +23,7 @@ mod egress;
 mod flood;
 mod framing;
 mod gossip;
+mod greedy;
 mod headers;
 mod http2;
 mod identity;
