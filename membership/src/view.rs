@@ -49,6 +49,8 @@ pub struct Member {
     pub since: Millis,
     /// What it intends.
     pub status: Status,
+    /// Since when this node has known its run to intend that, by this node's clock.
+    pub status_since: Millis,
     /// Its preferred mesh address.
     pub address: Option<SocketAddr>,
     /// All its mesh addresses, the preferred one first.

@@ -159,7 +159,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let sync = synchroniser(&known, &mesh, &members, &tasks);
     let local = Local::new(owner.node.clone(), members.clone(), sync.events.clone(), tasks.clone());
     let bound = apply(&plane, &config).await?;
-    let requests = Requests { sync: sync.clone(), local: local.clone(), telemetry: telemetry.clone() };
+    let requests = Requests::new(sync.clone(), local.clone(), telemetry.clone());
     start_membership(&config, &known, &mesh, &network, inputs, requests, &hearing, &tasks);
     tasks.critical("shares", Shares::new(known.world.clone(), members.clone(), hearing.demand.clone()).run());
     let sharing = Sharing {

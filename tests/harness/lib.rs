@@ -17,6 +17,7 @@ pub mod http;
 pub mod load;
 mod net;
 pub mod process;
+pub mod relay;
 pub mod simulation;
 pub mod telling;
 pub mod tls_backend;

@@ -152,6 +152,11 @@ impl Running {
         self.child.wait().expect("a child can be waited for")
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
+    }
+
     /// Waits for the end without a signal.
     pub fn wait(mut self) -> ExitStatus {
         self.child.wait().expect("a child can be waited for")

@@ -40,6 +40,9 @@ const PING: u8 = 1;
 const PONG: u8 = 2;
 const URGENT: u8 = 4;
 const MESSAGE: u8 = 5;
+const REQUEST: u8 = 6;
+const REPLY: u8 = 7;
+const REFUSAL: u8 = 8;
 /// Bytes of a frame at most.
 const PIECE: usize = 16 << 10;
 /// Bytes of a frame's head.
@@ -48,6 +51,8 @@ const HEAD: usize = 8;
 const MESH_PORT: u16 = 15008;
 /// Pause between looks at what came.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Reads of one look at most: other links wait meanwhile.
+const READS: usize = 32;
 /// How long a look at one link waits.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -81,6 +86,8 @@ struct Link {
     piece: Vec<u8>,
     /// What the node said, but probes.
     heard: Vec<Message>,
+    /// Replies and refusals that came.
+    answers: (usize, usize),
     closed: bool,
 }
 
@@ -131,6 +138,32 @@ impl Liar {
         let name = SpiffeId::node(domain(), NodeId::new(to).expect("a name")).dns_name();
         let link = Link::open(cluster.node(to).address("mesh"), name, &self.leaf);
         held(&self.links).insert(to.to_owned(), link);
+    }
+
+    /// Opens so many more.
+    pub(crate) fn link_again(&mut self, cluster: &Cluster, to: &str, count: usize) {
+        for number in 0..count {
+            let name = SpiffeId::node(domain(), NodeId::new(to).expect("a name")).dns_name();
+            let link = Link::open(cluster.node(to).address("mesh"), name, &self.leaf);
+            held(&self.links).insert(again(to, number), link);
+        }
+    }
+
+    /// Which of those stand.
+    pub(crate) fn linked_again(&self, to: &str, count: usize) -> Vec<usize> {
+        (0..count).filter(|number| self.is_linked(&again(to, *number))).collect()
+    }
+
+    /// Asks one the same so many times.
+    pub(crate) fn ask(&self, to: &str, kind: u16, count: usize) {
+        if let Some(link) = held(&self.links).get_mut(to) {
+            (0..count).for_each(|_| link.write(REQUEST, &kind.to_be_bytes()));
+        }
+    }
+
+    /// Replies and refusals of one so far.
+    pub(crate) fn answers(&self, of: &str) -> (usize, usize) {
+        held(&self.links).get(of).map(|link| link.answers).unwrap_or_default()
     }
 
     /// Says who it is and that it is up, with these services, to all whom it has a link with.
@@ -246,6 +279,11 @@ impl Drop for Liar {
     }
 }
 
+/// The name of one more link.
+fn again(to: &str, number: usize) -> String {
+    format!("{to} {number}")
+}
+
 fn held(links: &Arc<Mutex<BTreeMap<String, Link>>>) -> MutexGuard<'_, BTreeMap<String, Link>> {
     links.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -253,8 +291,8 @@ fn held(links: &Arc<Mutex<BTreeMap<String, Link>>>) -> MutexGuard<'_, BTreeMap<S
 impl Link {
     fn open(address: SocketAddr, name: String, leaf: &Arc<CertifiedKey>) -> Link {
         let session = member(address, "skein-peer/1", &name, leaf);
-        let (rest, piece, heard) = Default::default();
-        let mut link = Link { address, name, session, rest, piece, heard, closed: false };
+        let (rest, piece, heard, answers) = Default::default();
+        let mut link = Link { address, name, session, rest, piece, heard, answers, closed: false };
         link.write(HELLO, &codec::encode(&Envelope { version: WIRE_VERSION, kind: 2, body: Vec::new() }));
         // A write that failed has closed it.
         let _ = link.session.sock.set_read_timeout(Some(LOOK));
@@ -282,11 +320,17 @@ impl Link {
 
     fn listen(&mut self) {
         let mut buffer = [0; 32 << 10];
-        match self.session.read(&mut buffer) {
-            Ok(0) => self.closed = true,
-            Ok(count) => self.rest.extend(&buffer[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(_) => self.closed = true,
+        for _ in 0..READS {
+            match self.session.read(&mut buffer) {
+                Ok(0) => self.closed = true,
+                Ok(count) => {
+                    self.rest.extend(&buffer[..count]);
+                    continue;
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => self.closed = true,
+            }
+            break;
         }
         while let Some((kind, more, bytes)) = self.frame() {
             match kind {
@@ -298,6 +342,8 @@ impl Link {
                         self.hear(&whole);
                     }
                 }
+                REPLY if !more => self.answers.0 += 1,
+                REFUSAL => self.answers.1 += 1,
                 _ => {}
             }
         }

@@ -9,6 +9,7 @@
 //! (`node/src/agent/admin/guard.rs`), A104 once more with ten thousand idle connections (`figures -- edges gateway`). Of A101 what needs a stack of
 //! QUIC that lies within its own handshake (acknowledgements of what was not sent, gaps in streams) is quinn's to keep.
 
+mod accusers;
 mod applications;
 mod authorization;
 mod away;
@@ -22,6 +23,7 @@ mod egress;
 mod flood;
 mod framing;
 mod gossip;
+mod greedy;
 mod headers;
 mod http2;
 mod identity;

@@ -34,6 +34,7 @@ mod outliers;
 mod outside;
 mod outside_bytes;
 mod outside_names;
+mod partition;
 mod plaintext;
 mod plan;
 mod policy;

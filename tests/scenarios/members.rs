@@ -45,7 +45,37 @@ fn ping_shows_the_path_and_says_who_does_not_answer() {
     assert_ne!(unknown.code, 0, "{unknown:?}");
 }
 
-/// Whom each row reaches, by names; none of a node that did not answer.
+#[test]
+fn of_one_member_it_is_told_who_says_what_on_which_path_since_when() {
+    let mut cluster = reviews(&["v1"]);
+    cluster.on("reviews-v1", &["drain"]).expect_code(0);
+    let detail = eventually("its owner's word arrives", || {
+        let detail = cluster.json("web", &["members", "reviews-v1"]);
+        let says = detail["reports"][1]["says"].as_str().unwrap_or_default().to_owned();
+        if says.starts_with("draining, 1 service, ") { Ok(detail) } else { Err(detail.to_string()) }
+    });
+    let [judgement, word] = [0, 1].map(|row| &detail["reports"][row]);
+    assert_eq!(
+        (&judgement["by"], &judgement["says"], &word["by"]),
+        (&"web".into(), &"alive".into(), &"reviews-v1".into())
+    );
+    let path = format!("{}", word["path"]);
+    assert!(path.contains("over its link with this node (") && judgement["path"] == word["path"], "{detail}");
+    // It has said so since it drains, not since it runs.
+    assert!(detail["started"].as_str() < judgement["since"].as_str(), "{detail}");
+    assert!(judgement["since"].as_str() < word["since"].as_str(), "{detail}");
+    cluster.kill("reviews-v1");
+    eventually("no link brings its word any more", || {
+        let detail = cluster.json("web", &["members", "reviews-v1"]);
+        let path = detail["reports"][1]["path"].as_str().unwrap_or_default();
+        let told = path.starts_with("passed on by others: no link with this node since ");
+        if told { Ok(()) } else { Err(detail.to_string()) }
+    });
+    let text = cluster.on("web", &["members", "reviews-v1"]).expect_code(0).out;
+    assert!(text.contains("HOW IT COMES HERE") && text.contains("passed on by others"), "{text}");
+}
+
+/// Whom each row reaches, by names; none of a node that is not alive.
 fn reached(rows: &Value) -> Vec<(String, Option<Vec<String>>)> {
     let rows = rows.as_array().expect("a list").iter();
     let names = |row: &Value| row.as_object().map(|reaches| reaches.keys().cloned().collect());
@@ -71,7 +101,7 @@ fn a_matrix_shows_whom_each_node_reaches() {
         if parted { Ok(()) } else { Err(format!("{rows:?}")) }
     });
     let text = cluster.on("web", &["members", "--reach"]).expect_code(0).out;
-    assert!(text.lines().count() == 6 && text.contains('?') && text.contains("A row reaches"), "{text}");
+    assert!(text.lines().count() == 6 && text.contains(" n/a") && text.contains("A row reaches"), "{text}");
 }
 
 #[test]

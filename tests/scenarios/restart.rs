@@ -6,6 +6,7 @@ use harness::{
     PATIENCE,
     cluster::{Cluster, Plan, Service},
     eventually, http, now,
+    process::Running,
 };
 
 use crate::skein;
@@ -19,6 +20,73 @@ fn first_answer(outbound: std::net::SocketAddr, started: Instant) -> u16 {
             Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
     }
+}
+
+/// As after a power cut: nobody is there to ask.
+#[test]
+fn ten_nodes_that_start_again_at_once_see_each_other_and_serve() {
+    let names: Vec<String> = (0..10).map(|number| format!("n{number}")).collect();
+    let plan = |name: &String| match name.as_str() {
+        "n9" => Plan::with([Service::version("shop/cart", "v1")]),
+        _ => Plan::with([Service::client("shop/web")]),
+    };
+    let plans: Vec<(&str, Plan)> = names.iter().map(|name| (name.as_str(), plan(name))).collect();
+    let mut cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(PATIENCE);
+    names.iter().for_each(|name| cluster.kill(name));
+    let starting: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let log = std::fs::File::create(cluster.node(name).dir.join("log")).expect("it is ours");
+            let mut command = cluster.command(name);
+            command.arg("run").stderr(log);
+            std::thread::spawn(move || Running::start(command, PATIENCE))
+        })
+        .collect();
+    for (name, started) in names.iter().zip(starting) {
+        let started = started.join().expect("no panic");
+        let running = started.unwrap_or_else(|error| panic!("{name}: {error}\n{}", cluster.log(name)));
+        cluster.node_mut(name).running = Some(running);
+    }
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/cart", 1);
+    for name in &names[..9] {
+        let answer = http::get(cluster.node(name).outbound(), "cart", "/").expect("an answer");
+        assert_eq!(answer.status, 200, "from {name}: {answer:?}");
+    }
+    let status = cluster.json("n0", &["status"]);
+    assert_eq!((&status["members"]["seen"], &status["members"]["expected"]), (&10.into(), &10.into()), "{status}");
+}
+
+/// Under a supervisor that starts again whatever ended, two copies of one node would end each other for ever: the one that gives way says
+/// so by an exit code of its own.
+#[test]
+fn of_two_copies_of_a_node_one_ends_with_a_code_that_keeps_it_stopped() {
+    let plans = ["n0", "n1"].map(|name| (name, Plan::with([Service::client("shop/web")])));
+    let mut cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(PATIENCE);
+    cluster.terminate("n1");
+    cluster.prepare_only("copy", &plans[1].1);
+    let (from, to) = (cluster.node("n1").dir.join("data"), cluster.node("copy").dir.join("data"));
+    let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().expect("cp");
+    assert!(copied.success());
+    let file = cluster.node("copy").config();
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    std::fs::write(file, text.replace("name = \"copy\"", "name = \"n1\"")).expect("it is ours");
+    cluster.run("n1");
+    cluster.run("copy");
+    let mut ended = Vec::new();
+    eventually("one of them ends", || {
+        for name in ["n1", "copy"] {
+            let status = cluster.node_mut(name).running.as_mut().and_then(|running| running.ended());
+            ended.extend(status.map(|status| (name, status)));
+        }
+        if ended.is_empty() { Err("both run".to_owned()) } else { Ok(()) }
+    });
+    let [(name, status)] = ended[..] else { panic!("{ended:?}") };
+    let log = cluster.log(name);
+    assert_eq!(status.code(), Some(6), "{name}: {log}");
+    assert!(log.contains("another process runs with this node's identity"), "{log}");
 }
 
 /// Before it knew the services beside it, a starting node answered 404.

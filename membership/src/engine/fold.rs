@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use certs::id::NodeId;
+use certs::{codec::Millis, id::NodeId};
 
 use super::{Change, Effect, Engine, Loss};
 use crate::{
@@ -33,8 +33,10 @@ impl Engine {
             Some(Verdict::Dead) => MemberState::Dead,
         };
         let since = before.as_ref().filter(|before| before.state == state).map_or(self.wall, |before| before.since);
+        let intends = |before: &&Arc<Member>| (before.generation, before.status) == (said.generation, said.status);
+        let status_since = before.as_ref().filter(intends).map_or(self.wall, |before| before.status_since);
         let path = before.as_ref().map_or((None, None), |before| (before.rtt, before.loss));
-        let after = member(node, &said, state, since, path);
+        let after = member(node, &said, (state, since), status_since, path);
         if before.as_deref() == Some(&after) {
             return;
         }
@@ -246,8 +248,8 @@ fn stays(member: &Member) -> bool {
 fn member(
     node: &NodeId,
     said: &Said,
-    state: MemberState,
-    since: u64,
+    (state, since): (MemberState, Millis),
+    status_since: Millis,
     (rtt, loss): (Option<Duration>, Option<f64>),
 ) -> Member {
     let address = said.address.as_ref();
@@ -262,6 +264,7 @@ fn member(
         state,
         since,
         status: said.status,
+        status_since,
         address: addresses.first().copied(),
         addresses,
         locality: address.map(|address| address.locality.clone()).unwrap_or_default(),

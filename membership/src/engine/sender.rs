@@ -10,10 +10,13 @@ use crate::{limit::Bucket, message::BATCH_BYTES, record::RECORD_BYTES};
 pub(super) const SENDER_RECORDS: (u64, u64) = (500, 8_192);
 /// Bytes a second of one peer that are read at all, and at once: of each kind as many as its own limit lets through.
 const SENDER_BYTES: (u64, u64) = (bytes_read(false), bytes_read(true));
-/// Bytes of a small message, such as a probe and its answer. Over a peer's bytes so many of them a second are read all the same, and
+/// Messages a second of one peer that are read, and at once, however short: one that has records of a thousand members to tell tells
+/// many in one.
+pub(super) const SENDER_MESSAGES: (u64, u64) = (2_000, 16_384);
+/// Bytes of a small message, such as a probe and its answer. Over a peer's messages and bytes so many of them a second are read all the same, and
 /// at once: one that says too much is no dead one, nor is this node to it.
 const SMALL_BYTES: usize = 256;
-const SENDER_SMALL: (u64, u64) = (200, 400);
+pub(super) const SENDER_SMALL: (u64, u64) = (200, 400);
 /// Bytes of a large mesh's summary: two thousand members of long names.
 const SUMMARY_BYTES: u64 = 256 << 10;
 /// Bytes of one announced number.
@@ -49,7 +52,9 @@ const fn bytes_read(at_once: bool) -> u64 {
 
 /// What is remembered of a peer as a sender. Bounded by the number of members.
 pub(super) struct Sender {
-    /// Of its messages, before they are read.
+    /// Its messages, before they are read.
+    messages: Bucket,
+    /// Of them.
     bytes: Bucket,
     /// Of the small ones beyond that.
     small: Bucket,
@@ -92,6 +97,7 @@ impl Sender {
     pub(super) fn new(now: u64) -> Sender {
         let bucket = |(rate, burst)| Bucket::new(rate, burst, now);
         Sender {
+            messages: bucket(SENDER_MESSAGES),
             bytes: bucket(SENDER_BYTES),
             small: bucket(SENDER_SMALL),
             announced: bucket(SENDER_ANNOUNCED),
@@ -113,6 +119,7 @@ impl Sender {
 
     /// Whether a message of so many bytes is read.
     pub(super) fn reads(&mut self, bytes: usize, now: u64) -> bool {
-        self.bytes.take_many(bytes as u64, now) || bytes <= SMALL_BYTES && self.small.take(now)
+        self.messages.take(now) && self.bytes.take_many(bytes as u64, now)
+            || bytes <= SMALL_BYTES && self.small.take(now)
     }
 }

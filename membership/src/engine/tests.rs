@@ -184,6 +184,28 @@ fn what_a_peer_shows_of_the_reader_itself_costs_the_peer_as_much_as_anything_els
 }
 
 #[test]
+fn a_peer_that_pings_without_end_is_answered_at_a_rate_and_keeps_nobody_else_from_an_answer() {
+    let mut scene = Scene::new();
+    let (liar, other) = (scene.liar.node.clone(), scene.other.node.clone());
+    scene.event(Event::LinkUp { node: other.clone(), link: LinkId(2), dialled: None });
+    let acks = |effects: &[Effect], of: &NodeId| {
+        let is_ack = |effect: &&Effect| {
+            let Effect::Send { to, bytes, .. } = effect else { return false };
+            to == of && matches!(Message::decode(bytes), Ok(Some(Message::Ack(_))))
+        };
+        effects.iter().filter(is_ack).count() as u64
+    };
+    let flood =
+        |scene: &mut Scene| -> u64 { (0..50_000).map(|nonce| acks(&scene.tell(&Message::Ping(nonce)), &liar)).sum() };
+    assert_eq!(flood(&mut scene), sender::SENDER_MESSAGES.1 + sender::SENDER_SMALL.1);
+    scene.pass(1_000);
+    assert_eq!(flood(&mut scene), sender::SENDER_MESSAGES.0 + sender::SENDER_SMALL.0);
+    let bytes = Message::Ping(1).encode();
+    let effects = scene.event(Event::Message { from: other.clone(), link: LinkId(2), bytes });
+    assert_eq!(acks(&effects, &other), 1);
+}
+
+#[test]
 fn certificates_cost_a_peer_more_than_signatures() {
     let mut scene = Scene::new();
     let liar = scene.liar.node.clone();

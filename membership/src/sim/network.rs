@@ -21,6 +21,7 @@ use super::{
 use crate::{
     body::{Address, Body},
     engine::{Change, Config, Effect, Engine, Event, Lane, LinkId, Loss, Notice, Own},
+    message::Latest,
     notary::{Certificates, Notary},
     record,
     statement::Statement,
@@ -97,6 +98,8 @@ pub struct Host {
     pub generation: u64,
     /// What is heard of the moment, of whom, and whether it is demand.
     pub heard: BTreeMap<(NodeId, bool), Statement>,
+    /// Whom others accuse, as they said last.
+    pub accusing: BTreeMap<NodeId, Vec<Latest>>,
     /// Who was lost, and why.
     pub lost: Vec<(NodeId, Loss)>,
     /// How often something of the moment was told.
@@ -182,6 +185,7 @@ impl Network {
             persisted: last_known,
             generation,
             heard: BTreeMap::new(),
+            accusing: BTreeMap::new(),
             lost: Vec::new(),
             told: 0,
             up: true,
@@ -267,7 +271,9 @@ impl Network {
                 state.news.fed(self.now);
             }
             Effect::Remembered(_) => {}
-            Effect::Heard { statement: Statement::Suspicions(_), .. } => {}
+            Effect::Heard { node: author, statement: Statement::Suspicions(parts) } => {
+                state.accusing.insert(author, parts.iter().flat_map(|part| part.iter()).cloned().collect());
+            }
             Effect::Heard { node: author, statement } => {
                 state.told += 1;
                 let is_demand = matches!(statement, Statement::Demand(_));
@@ -275,6 +281,7 @@ impl Network {
             }
             Effect::Lost { node: author, why } => {
                 state.heard.retain(|(of, _), _| *of != author);
+                state.accusing.remove(&author);
                 state.lost.push((author, why));
             }
             Effect::Notice(notice) => self.notices.push((node.clone(), notice)),

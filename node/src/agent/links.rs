@@ -1,7 +1,7 @@
 //! The open peer links, for all who send or ask over one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, atomic::AtomicU64, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use certs::{codec::Millis, id::NodeId};
 use membership::engine::{Lane, LinkId};
 
-use super::members::Members;
+use super::{accusations::Accusations, members::Members};
 use crate::mesh::peer::{LinkError, PeerLink};
 
 /// How long a refusal counts, in milliseconds: longer than the longest pause between two dials.
@@ -29,8 +29,8 @@ struct Table {
     ended: Mutex<HashMap<NodeId, Millis>>,
     /// When a node last refused this one.
     refusals: Mutex<HashMap<NodeId, Millis>>,
-    /// Whom each node accuses in public, and since when.
-    accusations: Mutex<BTreeMap<NodeId, BTreeMap<NodeId, Millis>>>,
+    /// Whom members find silent.
+    accusations: Mutex<Accusations>,
     next: AtomicU64,
     /// Bytes by lane, in the order of [`Lane::ALL`].
     sent: [AtomicU64; Lane::ALL.len()],
@@ -96,7 +96,7 @@ impl Links {
         found.into_values().collect()
     }
 
-    /// All links to this node with their numbers.
+    /// All links to this node.
     pub(super) fn of(&self, node: &NodeId) -> Vec<PeerLink> {
         self.table().values().filter(|link| link.peer().node == *node).cloned().collect()
     }
@@ -117,24 +117,9 @@ impl Links {
         nodes
     }
 
-    /// Whom a node accuses from now on.
-    pub(super) fn accused(&self, by: NodeId, nodes: BTreeSet<NodeId>, now: Millis) {
-        let mut accusations = self.accusations();
-        if nodes.is_empty() {
-            accusations.remove(&by);
-            return;
-        }
-        let accused = accusations.entry(by).or_default();
-        accused.retain(|node, _| nodes.contains(node));
-        for node in nodes {
-            accused.entry(node).or_insert(now);
-        }
-    }
-
     /// Who says in public that a node is silent, and since when.
     pub fn accusers(&self, of: &NodeId) -> Vec<(NodeId, Millis)> {
-        let accusations = self.accusations();
-        accusations.iter().filter_map(|(by, accused)| Some((by.clone(), *accused.get(of)?))).collect()
+        self.accusations().of(of)
     }
 
     /// A link to this node, or the one that comes up within `patience` because it is asked for.
@@ -164,7 +149,8 @@ impl Links {
         std::array::from_fn(|lane| self.0.dropped[lane].load(Relaxed))
     }
 
-    fn accusations(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, BTreeMap<NodeId, Millis>>> {
+    /// Whom members find silent in public.
+    pub(super) fn accusations(&self) -> std::sync::MutexGuard<'_, Accusations> {
         self.0.accusations.lock().expect("no code panics while it holds the accusations")
     }
 

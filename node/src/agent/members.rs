@@ -30,8 +30,9 @@ use crate::{
 pub const QUEUE: usize = 1024;
 /// Bytes of peers' messages that wait for the engine. Low: what waits delays everybody's signs of life.
 const QUEUE_BYTES: usize = 8 << 20;
-/// Links with one node at a time: one is enough, a second may stand for a moment, old ones end by silence.
-const LINKS_EACH: usize = 8;
+/// Links with one node at a time: one is enough, a second stands for a moment where both dial, a third until it is noticed that its process
+/// is gone. Beyond that the one whose peer has been silent for longest ends. Each may hold 40 MiB of what its peer says or does not read.
+const LINKS_EACH: usize = 3;
 /// Dials under way at a time.
 const DIALS: usize = 64;
 
@@ -194,9 +195,10 @@ impl Task {
         dials: &Arc<Semaphore>,
     ) {
         let (id, node) = (self.links.number(), link.peer().node.clone());
-        if self.links.of(&node).len() >= LINKS_EACH {
-            return link.close("too many links");
-        }
+        let mut standing = self.links.of(&node);
+        standing.retain(|link| !link.is_closed());
+        standing.sort_by_key(PeerLink::silence);
+        standing.iter().skip(LINKS_EACH - 1).for_each(|link| link.close("another link takes its place"));
         tracing::debug!(peer = %node, remote = %link.remote(), carrier = link.carrier(), "linked");
         self.world.saw(link.peer());
         self.policy.notify_one();
@@ -209,6 +211,9 @@ impl Task {
     fn step(&mut self, event: Event, persist: &watch::Sender<Vec<u8>>, dials: &Arc<Semaphore>) {
         if let Event::LinkDown { link, .. } = &event {
             self.links.remove(*link, self.clock.now());
+        }
+        if let Event::Tick = &event {
+            self.links.accusations().answered(|node| self.engine.latest(node));
         }
         let effects = self.engine.handle(event, self.clock.now());
         let mut changed = Vec::new();
@@ -236,12 +241,12 @@ impl Task {
                 Effect::Deliver { from, bytes } => self.gossip.0.deliver(&from, &bytes),
                 Effect::Feed => self.gossip.0.feed(Arc::new(self.engine.feed())),
                 Effect::Heard { node, statement: Statement::Suspicions(parts) } => {
-                    let accused = parts.iter().flat_map(|part| part.iter()).map(|latest| latest.node.clone());
-                    self.links.accused(node, accused.collect(), self.clock.now());
+                    let accused = parts.iter().flat_map(|part| part.iter());
+                    self.links.accusations().heard(node, accused, self.clock.now());
                 }
                 Effect::Heard { node, statement } => self.hearing.heard(node, statement),
                 Effect::Lost { node, why } => {
-                    self.links.accused(node.clone(), BTreeSet::new(), self.clock.now());
+                    self.links.accusations().lost(&node);
                     self.hearing.lost(&node, why);
                 }
                 Effect::Notice(notice) => self.notice(notice),

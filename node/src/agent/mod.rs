@@ -1,5 +1,6 @@
 //! Writes the snapshot: policy, membership, identity of this node. [`Agent`] is what the admin interface sees of it.
 
+mod accusations;
 pub mod addresses;
 pub mod admin;
 pub mod book;

@@ -10,6 +10,7 @@ mod freshness;
 mod noted;
 pub mod paths;
 mod push;
+mod share;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -35,7 +35,7 @@ pub const EVENTS: u16 = 12;
 pub const CONCERNS: u16 = 14;
 
 /// Most bytes of a request's body.
-pub const REQUEST_BYTES: usize = 64 << 10;
+pub const REQUEST_BYTES: usize = crate::mesh::peer::MAX_REQUEST;
 /// Most bytes of a reply's body: below the link's own limit.
 pub const REPLY_BYTES: usize = 6 << 20;
 /// Bytes of changesets after which a reply is full; one more always fits.

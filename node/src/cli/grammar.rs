@@ -145,7 +145,7 @@ Examples:
   skein members --watch
 
 Exit codes: 0 ok, 1 failed, 2 usage, configuration, document or not joined, 3 warnings under --strict,
-  4 not converged in time, 5 refused.
+  4 not converged in time, 5 refused, 6 another process runs as this node.
 An option may be given as SKEIN_SOME_FLAG for --some-flag; a flag counts before the environment, and that before the file. Those by
 which two commands mean two things have no such mirror, except of init, join and run: --confirm-within, --dir, --force, --key, --limit,
 --list, --role, --service.";

@@ -31,7 +31,8 @@ pub struct Args {
 }
 
 /// How the matrix is read.
-const LEGEND: &str = "\nA row reaches a column in that time (round trip); empty: not linked; ?: it did not answer\n";
+const LEGEND: &str = "\nA row reaches a column in that time (round trip); empty: not linked; ?: it did not answer; n/a: it was not asked, for \
+                      it is not alive, or beyond the 200 nodes that are\n";
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
@@ -83,6 +84,7 @@ fn matrix(members: &[Member]) -> Table {
     for member in members {
         let reached = members.iter().map(|other| match &member.reaches {
             _ if other.name == member.name => "-".to_owned(),
+            None if member.unasked => "n/a".to_owned(),
             None => "?".to_owned(),
             Some(reaches) => reaches.get(&other.name).map(|rtt| format!("{rtt:.1}ms")).unwrap_or_default(),
         });
@@ -112,7 +114,7 @@ fn detail(detail: &MemberDetail, ctx: &Context) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{name:<10}{}", plain(value));
     }
-    let mut table = Table::new(&["WHO", "SAYS", "FOR", "HOW IT CAME HERE"]);
+    let mut table = Table::new(&["WHO", "SAYS", "FOR", "HOW IT COMES HERE"]);
     for report in &detail.reports {
         table.row([report.by.to_string(), report.says.clone(), ago(&report.since), report.path.clone()]);
     }
@@ -122,6 +124,24 @@ fn detail(detail: &MemberDetail, ctx: &Context) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::{Format, Output};
+
+    #[test]
+    fn who_was_not_asked_is_not_called_silent() {
+        let row = |name: &str, reaches: &str| -> Member {
+            let text = format!(
+                r#"{{"name": "{name}", "state": "alive", "address": "", "locality": "", "version": "", "since": "", "self": false,
+                     "rtt_ms": null, "policy": null {reaches}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let rows = [row("a", r#", "reaches": {"b": 0.42}"#), row("b", ""), row("c", r#", "unasked": true"#)];
+        let text = Output::new(Format::Table).render(&matrix(&rows));
+        let cells: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let expected =
+            [&["NAME", "a", "b", "c"][..], &["a", "-", "0.4ms"], &["b", "?", "-", "?"], &["c", "n/a", "n/a", "-"]];
+        assert_eq!(cells, expected, "{text}");
+    }
 
     #[test]
     fn the_list_warns_from_four_fifths_of_what_one_mesh_takes() {

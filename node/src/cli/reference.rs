@@ -13,7 +13,7 @@ Made by `skein man --markdown` from the program's own grammar; a test compares t
 
 Results go to standard output, remarks and errors to standard error. `-o json` is the contract: fields may come, none goes.
 Exit codes: 0 ok, 1 failed, 2 usage, configuration, document or not joined, 3 warnings under `--strict`, 4 not converged in time,
-5 refused. Errors as JSON: `{\"error\": {\"code\", \"message\", \"hint\"}}`, codes are stable.
+5 refused, 6 another process runs as this node. Errors as JSON: `{\"error\": {\"code\", \"message\", \"hint\"}}`, codes are stable.
 ";
 
 /// The whole reference.

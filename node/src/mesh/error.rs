@@ -1,6 +1,6 @@
 //! Why a stream to another node failed: whose fault it is, and whether a retry is safe.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::id::SpiffeId;
 
@@ -178,6 +178,26 @@ impl From<Reset> for io::Error {
     fn from(reset: Reset) -> io::Error {
         io::Error::new(io::ErrorKind::ConnectionReset, reset)
     }
+}
+
+/// Why a link does not take or bring something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The link is closed.
+    #[error("the link is closed: {0}")]
+    Closed(String),
+    /// Its queue is full: the peer reads too slowly.
+    #[error("the link's queue is full")]
+    Full,
+    /// Longer than the limit, bytes.
+    #[error("{0} bytes are too many")]
+    TooLong(usize),
+    /// No reply in time.
+    #[error("no reply within {0:?}")]
+    Timeout(Duration),
+    /// The peer knows no such request, or gave it up.
+    #[error("the peer refused the request")]
+    Refused,
 }
 
 #[cfg(test)]

@@ -11,15 +11,15 @@ use bytes::{Bytes, BytesMut};
 use membership::engine::Lane;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::peer::{LinkError, MAX_MESSAGE, MAX_REPLY};
+use super::peer::{LinkError, MAX_MESSAGE, MAX_REPLY, MAX_REQUEST};
 
 /// Longest piece, bytes: what an urgent message waits for at most.
 const PIECE: usize = 16 << 10;
 /// Queued bytes per lane of messages: the urgent ones, the others.
 const MAX_QUEUED: (usize, usize) = (2 << 20, 4 << 20);
 /// Queued bytes of requests and replies.
-const MAX_EXCHANGE_QUEUED: usize = 4 * MAX_REPLY;
-/// Queued things per lane.
+const MAX_EXCHANGE_QUEUED: usize = 2 * MAX_REPLY;
+/// Queued things per lane, and twice as many where there are refusals.
 const MAX_QUEUED_THINGS: usize = 1_024;
 /// Streams of pieces on a link: what the link says for itself, urgent messages, other messages, requests with their replies.
 const STREAMS: usize = 4;
@@ -84,7 +84,8 @@ impl Kind {
         match self {
             Kind::Hello | Kind::Ping | Kind::Pong | Kind::Goodbye | Kind::Refusal => PIECE,
             Kind::Urgent | Kind::Message => MAX_MESSAGE,
-            Kind::Request | Kind::Reply => MAX_REPLY + 2,
+            Kind::Request => MAX_REQUEST + 2,
+            Kind::Reply => MAX_REPLY,
         }
     }
 }
@@ -135,9 +136,11 @@ impl Outbox {
             return Err(LinkError::TooLong(thing.bytes.len()));
         }
         let queue = &mut self.queues[place];
-        // A refusal must go out even when replies fill the queue: it is what relieves the asker.
-        let is_exempt = thing.kind == Kind::Refusal;
-        if !is_exempt && (queue.bytes + thing.bytes.len() > limit || queue.things.len() >= MAX_QUEUED_THINGS) {
+        // A refusal goes out even when replies fill the queue: it is what relieves the asker. One that asks on and on and reads nothing is
+        // beyond relief.
+        let (limit, most) =
+            if thing.kind == Kind::Refusal { (usize::MAX, 2 * MAX_QUEUED_THINGS) } else { (limit, MAX_QUEUED_THINGS) };
+        if queue.bytes + thing.bytes.len() > limit || queue.things.len() >= most {
             return Err(LinkError::Full);
         }
         queue.bytes += thing.bytes.len();
@@ -311,6 +314,14 @@ mod tests {
             outbox.send(Lane::Liveness, long(1)).unwrap();
         }
         assert_eq!(outbox.send(Lane::Liveness, long(1)), Err(LinkError::Full));
+    }
+
+    #[test]
+    fn refusals_find_room_beside_replies_but_not_without_end() {
+        let mut outbox = Outbox::default();
+        while outbox.push(thing(Kind::Reply, 1, MAX_REPLY)).is_ok() {}
+        let refused = (0..u32::MAX).take_while(|id| outbox.push(thing(Kind::Refusal, *id, 0)).is_ok()).count();
+        assert!((MAX_QUEUED_THINGS..=2 * MAX_QUEUED_THINGS).contains(&refused), "{refused}");
     }
 
     #[tokio::test]

@@ -12,24 +12,36 @@ pub(super) struct Inbox<T> {
     queue: Mutex<(VecDeque<(T, usize)>, usize)>,
     limits: (usize, usize),
     added: Notify,
+    taken: Notify,
 }
 
 impl<T> Inbox<T> {
     /// `limits`: things and bytes.
     pub(super) fn new(limits: (usize, usize)) -> Inbox<T> {
-        Inbox { queue: Mutex::new((VecDeque::new(), 0)), limits, added: Notify::new() }
+        Inbox { queue: Mutex::new((VecDeque::new(), 0)), limits, added: Notify::new(), taken: Notify::new() }
     }
 
     /// False if it is full.
     pub(super) fn add(&self, thing: T, length: usize) -> bool {
         let mut queue = lock(&self.queue);
-        if queue.0.len() >= self.limits.0 || queue.1 + length > self.limits.1 {
-            return false;
+        let has_room = self.has_room(&queue, length);
+        if has_room {
+            queue.0.push_back((thing, length));
+            queue.1 += length;
+            self.added.notify_one();
         }
-        queue.0.push_back((thing, length));
-        queue.1 += length;
-        self.added.notify_one();
-        true
+        has_room
+    }
+
+    /// Waits until there is room for one thing. For one waiter, which alone adds.
+    pub(super) async fn room(&self, length: usize) {
+        while !self.has_room(&lock(&self.queue), length) {
+            self.taken.notified().await;
+        }
+    }
+
+    fn has_room(&self, queue: &(VecDeque<(T, usize)>, usize), length: usize) -> bool {
+        queue.0.len() < self.limits.0 && queue.1 + length <= self.limits.1
     }
 
     /// The next thing, `None` at the end; what came before the end is still given out.
@@ -39,6 +51,7 @@ impl<T> Inbox<T> {
                 let mut queue = lock(&self.queue);
                 if let Some((thing, length)) = queue.0.pop_front() {
                     queue.1 -= length;
+                    self.taken.notify_one();
                     return Some(thing);
                 }
             }
@@ -66,5 +79,18 @@ mod tests {
         closed.cancel();
         assert_eq!((inbox.next(&closed).await, inbox.next(&closed).await), (Some('c'), Some('e')));
         assert_eq!(inbox.next(&closed).await, None);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_has_it_once_enough_is_taken() {
+        let (inbox, closed) = (Inbox::new((9, 10)), CancellationToken::new());
+        assert!(inbox.add('a', 4) && inbox.add('b', 4));
+        let mut waiting = std::pin::pin!(inbox.room(8));
+        for taken in ['a', 'b'] {
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+            assert_eq!(inbox.next(&closed).await, Some(taken));
+        }
+        waiting.await;
+        assert!(inbox.add('c', 8));
     }
 }

@@ -27,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Mesh,
-    error::Code,
+    error::{Code, LinkError},
     frames::{self, Assembly, Kind, Outbox, Thing},
     inbox::Inbox,
     live::Handle,
+    peer::MAX_MESSAGE,
     preface::WIRE_VERSION,
     quic::{PEER_IDLE, PEER_KEEP_ALIVE},
     stream::VirtualStream,
@@ -39,10 +40,11 @@ use crate::clock;
 
 /// Bytes read or written at once.
 const BUFFER: usize = 32 << 10;
-/// Messages, and bytes in them, that wait for [`PeerLink::recv`]; what comes beyond is dropped, as gossip may be.
-const INBOX: (usize, usize) = (1_024, 8 << 20);
+/// Messages, and bytes in them, that wait for [`PeerLink::recv`]; while there is no room nothing more is read of the link, which in the
+/// end stops the sender.
+const INBOX: (usize, usize) = (1_024, 2 * MAX_MESSAGE);
 /// Requests of the peer, and bytes in them, that wait for [`PeerLink::asked`]; what comes beyond is refused.
-const ASKED: (usize, usize) = (256, 16 << 20);
+const ASKED: (usize, usize) = (256, 2 << 20);
 /// Our own requests that wait for replies.
 const MAX_PENDING: usize = 256;
 /// Longest reason for a link's end, bytes.
@@ -95,6 +97,8 @@ struct Shared {
     rtt: AtomicU64,
     /// Uptime when the peer was last heard.
     heard: AtomicU64,
+    /// Nothing is read because the inbox is full: the silence is this node's.
+    stopped: AtomicBool,
     greeted: AtomicBool,
     welcome: Notify,
     closed: CancellationToken,
@@ -113,26 +117,6 @@ pub struct Asked {
     is_answered: bool,
 }
 
-/// Why a link does not take or bring something.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LinkError {
-    /// The link is closed.
-    #[error("the link is closed: {0}")]
-    Closed(String),
-    /// Its queue is full: the peer reads too slowly.
-    #[error("the link's queue is full")]
-    Full,
-    /// Longer than the limit, bytes.
-    #[error("{0} bytes are too many")]
-    TooLong(usize),
-    /// No reply in time.
-    #[error("no reply within {0:?}")]
-    Timeout(Duration),
-    /// The peer knows no such request, or gave it up.
-    #[error("the peer refused the request")]
-    Refused,
-}
-
 impl PeerLink {
     pub(super) fn start(mesh: &Mesh, with: Introduction) -> PeerLink {
         let shared = Arc::new(Shared {
@@ -148,6 +132,7 @@ impl PeerLink {
             next_request: AtomicU32::new(0),
             rtt: AtomicU64::new(0),
             heard: AtomicU64::new(clock::uptime()),
+            stopped: AtomicBool::new(false),
             greeted: AtomicBool::new(false),
             welcome: Notify::new(),
             closed: CancellationToken::new(),
@@ -261,6 +246,18 @@ impl PeerLink {
         }
     }
 
+    /// How long ago the peer was last heard, milliseconds.
+    #[must_use]
+    pub fn silence(&self) -> u64 {
+        clock::uptime().saturating_sub(self.shared().heard.load(Relaxed))
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared().closed.is_cancelled()
+    }
+
     /// Waits for the link's end and says why it ended.
     pub async fn closed(&self) -> String {
         self.shared().closed.cancelled().await;
@@ -345,6 +342,14 @@ impl Shared {
                 thing = assembly.read(&mut reader) => thing,
                 () = self.closed.cancelled() => return,
             };
+            if let Ok(Thing { kind: Kind::Urgent | Kind::Message, bytes, .. }) = &thing {
+                self.stopped.store(true, Relaxed);
+                tokio::select! {
+                    () = self.inbox.room(bytes.len()) => {}
+                    () = self.closed.cancelled() => return,
+                }
+                self.stopped.store(false, Relaxed);
+            }
             match thing.and_then(|thing| self.hear(thing)) {
                 Ok(None) => {}
                 Ok(Some(goodbye)) => break goodbye,
@@ -396,6 +401,7 @@ impl Shared {
             Kind::Goodbye => return Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
             Kind::Urgent | Kind::Message => {
                 let length = bytes.len();
+                // There is room: the reader waited for it.
                 self.inbox.add(bytes, length);
             }
             Kind::Request if bytes.len() < 2 => return bad("a request without a kind"),
@@ -473,6 +479,9 @@ impl Shared {
                 () = self.closed.cancelled() => return,
             }
             self.ping();
+            if self.stopped.load(Relaxed) {
+                self.heard.store(clock::uptime(), Relaxed);
+            }
             let silence = clock::uptime().saturating_sub(self.heard.load(Relaxed));
             if matches!(self.handle, Handle::Tcp(_)) && u128::from(silence) > PEER_IDLE.as_millis() {
                 self.close("timed out");

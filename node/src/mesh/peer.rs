@@ -14,7 +14,6 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use super::link::{Asked, LinkError, PeerLink};
 use super::{
     ControlSockets, EXPIRY_INTERVAL, Mesh,
     accept::{self, Accepted, HANDSHAKE_TIMEOUT, Handover},
@@ -30,10 +29,16 @@ use super::{
     stream::{Facts, VirtualStream},
     tls_tcp::{self, Hello},
 };
+pub use super::{
+    error::LinkError,
+    link::{Asked, PeerLink},
+};
 
 /// Longest message on a link, bytes.
 pub const MAX_MESSAGE: usize = 1 << 20;
-/// Longest request or reply on a link, bytes: a changeset is at most 4 MiB.
+/// Longest request on a link, bytes.
+pub const MAX_REQUEST: usize = 64 << 10;
+/// Longest reply on a link, bytes: a changeset is at most 4 MiB.
 pub const MAX_REPLY: usize = 6 << 20;
 /// Time for a link to be made, and then for the peer's first word on it. Less than a data connection has: a dial into the void tells that
 /// a node is out of reach, and one that was only slow is dialled again.

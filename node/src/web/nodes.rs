@@ -95,6 +95,7 @@ fn cell(row: &Member, column: &Member) -> Markup {
         return html! { td.self { "–" } };
     }
     match &row.reaches {
+        None if row.unasked => html! { td.unknown title="it was not asked" { "·" } },
         None => html! { td.unknown title="it did not answer" { "?" } },
         Some(reaches) => match reaches.get(&column.name) {
             Some(rtt) => {
@@ -135,7 +136,7 @@ pub(super) fn one(detail: &MemberDetail) -> Markup {
         section #reports data-live {
             h2 { "Who says what of it" }
             table.cards {
-                thead { tr { th scope="col" { "Who" } th scope="col" { "Says" } th scope="col" { "How it came here" } th scope="col" { "Since" } } }
+                thead { tr { th scope="col" { "Who" } th scope="col" { "Says" } th scope="col" { "How it comes here" } th scope="col" { "Since" } } }
                 tbody {
                     @for report in &detail.reports {
                         tr {
@@ -170,6 +171,7 @@ mod tests {
             rtt_ms: Some(0.4),
             loss: None,
             reaches: reaches.map(|all| all.iter().map(|(name, rtt)| (node(name), *rtt)).collect::<BTreeMap<_, _>>()),
+            unasked: false,
             policy: None,
             connections: NodeConnections { quic: 2, requests: 7, ..NodeConnections::default() },
         }
@@ -190,6 +192,8 @@ mod tests {
             [member("a", Some(&[("b", 0.4), ("c", 80.0)])), member("b", None), member("c", Some(&[("a", 0.5)]))];
         let text = matrix(&members).into_string();
         assert_eq!((text.matches("✕").count(), text.matches(">?<").count()), (1, 2), "{text}");
+        let unasked = matrix(&[member("a", Some(&[])), Member { unasked: true, ..member("b", None) }]).into_string();
+        assert!(unasked.contains("it was not asked") && !unasked.contains(">?<"), "{unasked}");
         assert!(text.contains("0.4 ms") && text.contains("class=\"number doubt\">80 ms"));
         let many: Vec<Member> = (0..=MATRIX).map(|number| member(&format!("n{number}"), None)).collect();
         assert!(matrix(&many).into_string().contains("members --reach"));

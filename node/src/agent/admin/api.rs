@@ -193,10 +193,12 @@ pub struct Member {
     /// The share of probes over that link that got no answer while it lived, from 0 to 1.
     #[serde(default)]
     pub loss: Option<f64>,
-    /// Asked for with `reach`: whom it has links with, and the round trips in milliseconds as it measures them; absent if it
-    /// was not asked or did not answer.
+    /// Asked for with `reach`: whom it has links with, and the round trips in milliseconds; absent if it did not answer or was not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reaches: Option<BTreeMap<NodeId, f64>>,
+    /// Asked for with `reach`: true if it was not asked, because it is not alive or the mesh has more nodes than are asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unasked: bool,
     /// The set of changesets it says it holds, hexadecimal.
     pub policy: Option<String>,
     /// Connections of the answering node with it.
@@ -231,9 +233,9 @@ pub struct Report {
     pub by: NodeId,
     /// What.
     pub says: String,
-    /// How it came here.
+    /// How what `by` says comes here.
     pub path: String,
-    /// Since when, RFC 3339.
+    /// Since when this node has known it, RFC 3339.
     pub since: String,
 }
 

@@ -38,6 +38,8 @@ pub enum Class {
     NotConverged,
     /// Signature, role, stale parent, token, trust domain.
     Refused,
+    /// Another process runs as this node: who supervises this one does not start it again.
+    Clone,
 }
 
 impl Class {
@@ -49,6 +51,7 @@ impl Class {
             Self::Warnings => 3,
             Self::NotConverged => 4,
             Self::Refused => 5,
+            Self::Clone => 6,
         }
     }
 }
@@ -57,7 +60,7 @@ impl Class {
 pub const CODES: &[(&str, Class, u16)] = &[
     ("address_in_use", Class::Failed, 500),
     ("audit_broken", Class::Failed, 500),
-    ("clone", Class::Failed, 500),
+    ("clone", Class::Clone, 500),
     ("failed", Class::Failed, 500),
     ("key_permissions", Class::Failed, 500),
     ("missing_reference", Class::Failed, 424),
@@ -165,7 +168,16 @@ mod tests {
         assert_eq!(exit("warnings"), 3);
         assert_eq!(exit("not_converged"), 4);
         assert_eq!(exit("stale_parent"), 5);
+        assert_eq!(exit("clone"), 6);
         assert_eq!(exit("a_code_of_the_future"), 1);
+    }
+
+    #[test]
+    fn the_shipped_unit_starts_nobody_again_for_whom_waiting_does_not_help() {
+        let unit = include_str!("../../../deploy/systemd/skein.service");
+        let line = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).unwrap();
+        let stays: Vec<u8> = line.split(' ').map(|code| code.parse().unwrap()).collect();
+        assert_eq!(stays, ["bad_config", "clone"].map(|code| Error::new(code, "").class().exit_code()));
     }
 
     #[test]

@@ -38,11 +38,12 @@ impl Admin {
 
     /// The same, with whom each node reaches.
     pub(super) async fn matrix(&self, all: bool) -> Vec<api::Member> {
-        let rows = self.agent.reaches().await;
+        let (rows, unheard) = self.agent.reaches().await;
         let mut members = self.members(all);
         for member in &mut members {
             let paths = rows.get(&member.name).map(|row| row.paths.iter());
             member.reaches = paths.map(|paths| paths.map(|(node, micros)| (node.clone(), millis(*micros))).collect());
+            member.unasked = member.reaches.is_none() && !unheard.silent.contains(&member.name);
         }
         members
     }
@@ -107,25 +108,20 @@ impl Admin {
             rtt_ms: member.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
             loss: member.loss.map(|loss| (loss * 1e3).round() / 1e3),
             reaches: None,
+            unasked: false,
             policy: member.policy.as_ref().map(|policy| policy.applied.to_string()),
             connections,
         }
     }
 
-    /// This node's own judgement, and what the member says of itself.
+    /// This node's own judgement, what the member says of itself, and who finds it silent.
     fn reports(&self, member: &Member) -> Vec<api::Report> {
-        let own = self.agent.node().clone();
-        let path = match self.agent.link(&member.id) {
-            _ if member.id == own => "this node itself".to_owned(),
-            Some((carrier, remote)) => format!("over its own link ({carrier} to {remote})"),
-            None => {
-                let since = self.agent.without_link(&member.id).map(rfc3339);
-                let since = since.map(|since| format!(" since {since}")).unwrap_or_default();
-                format!("without a link{since}, by what others pass on")
-            }
+        let judgement = api::Report {
+            by: self.agent.node().clone(),
+            says: word(member.state).to_owned(),
+            path: self.path(&member.id),
+            since: rfc3339(member.since),
         };
-        let judgement =
-            api::Report { by: own, says: word(member.state).to_owned(), path, since: rfc3339(member.since) };
         let intent = match member.status {
             Status::Up => "up",
             Status::Draining => "draining",
@@ -138,16 +134,29 @@ impl Admin {
         let word = api::Report {
             by: member.id.clone(),
             says: format!("{intent}, {}{policy}", counted(member.services.len() as u64, "service")),
-            path: "by records that it signed".to_owned(),
-            since: rfc3339(member.started),
+            path: self.path(&member.id),
+            since: rfc3339(member.status_since),
         };
         let accused = self.agent.accusers(&member.id).into_iter().map(|(by, since)| api::Report {
+            path: self.path(&by),
             by,
             says: "silent".to_owned(),
-            path: "by a suspicion that it signed".to_owned(),
             since: rfc3339(since),
         });
         [judgement, word].into_iter().chain(accused).collect()
+    }
+
+    /// How what a node says reaches this one.
+    fn path(&self, node: &NodeId) -> String {
+        match self.agent.link(node) {
+            _ if node == self.agent.node() => "this node itself".to_owned(),
+            Some((carrier, remote)) => format!("over its link with this node ({carrier} to {remote})"),
+            None => {
+                let since = self.agent.without_link(node).map(rfc3339);
+                let since = since.map(|since| format!(" since {since}")).unwrap_or_default();
+                format!("passed on by others: no link with this node{since}")
+            }
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use crate::{
 };
 
 impl Agent {
-    /// What each node that answers says of its links.
-    pub async fn reaches(&self) -> BTreeMap<NodeId, Paths> {
+    /// Whom this node and those that answer have links with; and who did not answer.
+    pub async fn reaches(&self) -> (BTreeMap<NodeId, Paths>, Unheard) {
         self.inner.sync.reaches().await
     }
 

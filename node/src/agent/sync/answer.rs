@@ -5,9 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use certs::{ca::requested_key, codec, id::NodeId, sign::Digest, verify::Peer};
 use policy::{changeset::ChangesetId, history::State};
-use tokio::sync::Semaphore;
 
-use super::Sync;
+use super::{Sync, share::Shares};
 use crate::{
     agent::{
         identity::millis,
@@ -16,12 +15,11 @@ use crate::{
         traffic::Said,
         wire::{self, Answer, Ask, Bucket, Buckets, Fetch, Ids, Look, Renew, Renewed},
     },
+    clock::monotonic,
     mesh::peer::{Asked, PeerLink},
     telemetry::Telemetry,
 };
 
-/// Requests of one peer that are answered at a time; further ones wait on its link.
-const AT_ONCE: usize = 32;
 /// Longest that a peer may wait for a receipt.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -34,18 +32,32 @@ pub struct Requests {
     pub local: Arc<Local>,
     /// What this node counts.
     pub telemetry: Telemetry,
+    shares: Arc<Shares>,
 }
 
 impl Requests {
-    /// Answers everything that comes over a link, until its end.
+    /// Ready to answer.
+    pub fn new(sync: Arc<Sync>, local: Arc<Local>, telemetry: Telemetry) -> Self {
+        Self { sync, local, telemetry, shares: Arc::default() }
+    }
+
+    /// Answers what comes over a link, within its peer's share, until its end.
     pub async fn serve(self, link: PeerLink) {
-        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        let view = self.sync.world.view();
+        let is_member = |node: &NodeId| view.member(node).is_some();
+        let share = self.shares.of(&link.peer().node, is_member, monotonic());
+        drop(view);
         while let Some(asked) = link.asked().await {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            let (requests, link) = (self.clone(), link.clone());
+            let Ok(slot) = share.slots.clone().acquire_owned().await else { return };
+            // Unanswered means refused: the peer asks another, or later.
+            if !share.is_left(monotonic()) {
+                continue;
+            }
+            let (requests, link, share) = (self.clone(), link.clone(), share.clone());
             self.sync.tasks.detach("peer-request", async move {
-                // Unanswered means refused: the peer asks another.
-                if let Some(reply) = requests.answer(&link, &asked).await {
+                let reply = requests.answer(&link, &asked).await;
+                share.spend(reply.as_ref().map_or(0, Bytes::len));
+                if let Some(reply) = reply {
                     asked.reply(reply);
                 }
                 drop(slot);

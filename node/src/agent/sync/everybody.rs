@@ -20,7 +20,7 @@ use crate::{
         event::Noted,
         timeline::{self, Merged},
         traffic::{Picture, Said},
-        wire::{self, Recall},
+        wire::{self, Paths, Recall},
     },
     telemetry::Exchanged,
 };
@@ -63,6 +63,13 @@ impl Sync {
             picture.add(member.id.clone(), &member.services, Said::of(own));
         }
         picture.traffic(self.node().clone(), unheard)
+    }
+
+    /// Whom this node and those that answer have links with; and those alive that said nothing.
+    pub async fn reaches(&self) -> (BTreeMap<NodeId, Paths>, Unheard) {
+        let Asked { answers, unheard } = self.ask_all::<Paths>(wire::PATHS, Bytes::new()).await;
+        let rows = answers.into_iter().map(|(member, said)| (member.id.clone(), said));
+        (rows.chain([(self.node().clone(), self.paths())]).collect(), unheard)
     }
 
     /// What happened since, as the nodes that answer noted it or keep it of nodes that do not, oldest first; and those that live and

@@ -1,11 +1,9 @@
 //! Which nodes have links with which, how long a question takes, and what all of it costs.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use certs::id::NodeId;
-use futures_util::{StreamExt, stream::FuturesUnordered};
-use membership::view::MemberState;
 
 use super::Sync;
 use crate::{
@@ -16,9 +14,6 @@ use crate::{
     clock::monotonic,
     mesh::peer::LinkError,
 };
-
-/// How long a peer may take to say whom it reaches.
-const ROW: Duration = Duration::from_millis(500);
 
 /// One question and what became of it.
 #[derive(Debug, Clone)]
@@ -40,22 +35,6 @@ impl Sync {
             Some((member.id.clone(), u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)))
         });
         Paths { paths: linked.collect() }
-    }
-
-    /// What each node says of its links: this one and those that it has links with and that answer.
-    pub async fn reaches(&self) -> BTreeMap<NodeId, Paths> {
-        let view = self.world.view();
-        let alive = |node: &NodeId| view.member(node).is_some_and(|member| member.state == MemberState::Alive);
-        let links = self.links.all().into_iter().filter(|link| alive(&link.peer().node));
-        let asked: FuturesUnordered<_> = links
-            .map(async |link| {
-                let reply = link.request(wire::PATHS, Bytes::new(), ROW).await.ok()?;
-                Some((link.peer().node.clone(), wire::reply::<Paths>(&reply).ok()?))
-            })
-            .collect();
-        let mut rows: BTreeMap<NodeId, Paths> = asked.filter_map(std::future::ready).collect().await;
-        rows.insert(self.node().clone(), self.paths());
-        rows
     }
 
     /// Asks a node one question; makes a link if there is none.

@@ -16,6 +16,7 @@ use super::{
         error::Error,
         join,
         peer::{LinkError, MAX_MESSAGE, PeerLink},
+        quic::{PEER_IDLE, PEER_KEEP_ALIVE},
     },
     Node, PATIENCE, Trust, over_both,
 };
@@ -30,6 +31,7 @@ over_both! {
     a_link_ends_when_nobody_holds_it
     only_the_named_node_will_do
     long_replies_do_not_hold_urgent_messages_back
+    a_reader_that_is_behind_loses_nothing_and_keeps_its_link
     an_evicted_node_loses_its_links
 }
 
@@ -149,6 +151,31 @@ async fn long_replies_do_not_hold_urgent_messages_back(transport: Transport) {
     };
     let (at_urgent, at_reply, ()) = tokio::join!(urgent, reply, answer);
     assert!(at_urgent < at_reply);
+    drop((a, b));
+}
+
+/// What its inbox has no room for stays with the sender, for longer than the silence after which a link is given up.
+async fn a_reader_that_is_behind_loses_nothing_and_keeps_its_link(transport: Transport) {
+    const MESSAGES: u32 = 5_000;
+    let Linked { from_a, at_b, a, b, .. } = linked(transport).await;
+    for number in 0..MESSAGES {
+        let message = || Bytes::copy_from_slice(&number.to_be_bytes());
+        let sent = async {
+            while let Err(error) = from_a.send(Lane::Rest, message()) {
+                assert_eq!(error, LinkError::Full);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, sent).await.unwrap();
+    }
+    tokio::time::sleep(PEER_IDLE + PEER_KEEP_ALIVE).await;
+    for number in 0..MESSAGES {
+        assert_eq!(timeout(PATIENCE, at_b.recv()).await.unwrap().as_deref(), Some(&number.to_be_bytes()[..]));
+    }
+    // And is heard again.
+    let ask = from_a.request(1, Bytes::new(), PATIENCE);
+    let (answer, ()) = tokio::join!(ask, async { at_b.asked().await.unwrap().reply(Bytes::new()) });
+    assert_eq!(answer, Ok(Bytes::new()));
     drop((a, b));
 }
 

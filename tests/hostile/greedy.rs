@@ -1,0 +1,65 @@
+//! A member that wants more than its share of a node: links, and answers to what it asks on and on.
+
+use harness::{eventually, now};
+
+use crate::gossip::{LIAR, scene};
+
+/// What a node asks to measure a path: the answer is empty.
+const PING: u16 = 7;
+/// Questions that wait for their answers: fewer than a link takes.
+const WAITING: usize = 200;
+/// Many more than anybody has to ask.
+const WITHOUT_END: usize = 60_000;
+/// Short answers that a peer gets in a second, and at once.
+const SHARE: (usize, usize) = (2_048, 16_384);
+/// Links that one tries to have, and those that it may have.
+const LINKS: (usize, usize) = (6, 3);
+
+#[test]
+fn who_asks_on_and_on_is_refused_and_answered_again_once_it_waits() {
+    let mut scene = scene();
+    let (began, mut replies, mut refusals, mut asked) = (now(), 0, 0, 0);
+    while refusals == 0 && asked < WITHOUT_END {
+        if !scene.liar.is_linked("web") {
+            // On a machine that is short of time it was late to answer.
+            scene.liar.link(&scene.cluster, "web");
+        }
+        let before = scene.liar.answers("web");
+        scene.liar.ask("web", PING, WAITING);
+        asked += WAITING;
+        let answered = eventually("all are answered", || {
+            let after = scene.liar.answers("web");
+            let came = (after.0 - before.0, after.1 - before.1);
+            let over = came.0 + came.1 >= WAITING || !scene.liar.is_linked("web");
+            if over { Ok(came) } else { Err(format!("{came:?}")) }
+        });
+        (replies, refusals) = (replies + answered.0, refusals + answered.1);
+    }
+    let seconds = usize::try_from(began.elapsed().as_secs()).expect("short") + 1;
+    let most = SHARE.1 + SHARE.0 * seconds + WAITING;
+    assert!(replies <= most, "{replies} replies of {asked}, {most} at most");
+    scene.unharmed();
+    eventually("it is answered again", || {
+        if !scene.liar.is_linked("web") {
+            scene.liar.link(&scene.cluster, "web");
+        }
+        let before = scene.liar.answers("web").0;
+        scene.liar.ask("web", PING, 1);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        if scene.liar.answers("web").0 > before { Ok(()) } else { Err("refused".to_owned()) }
+    });
+}
+
+#[test]
+fn a_member_has_few_links_with_a_node_and_the_newest_of_them_stands() {
+    let mut scene = scene();
+    let (many, few) = LINKS;
+    scene.liar.link_again(&scene.cluster, "web", many);
+    let standing = eventually("most of them end", || {
+        let standing = scene.liar.linked_again("web", many);
+        if standing.len() <= few { Ok(standing) } else { Err(format!("{standing:?}")) }
+    });
+    assert!(standing.contains(&(many - 1)), "{standing:?}");
+    eventually("it is as alive as before", || scene.sees("web", LIAR, "alive"));
+    scene.unharmed();
+}
