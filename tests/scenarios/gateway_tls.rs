@@ -439,10 +439,14 @@ fn a_websocket_ends_when_its_client_would_have_to_show_something_else() {
     };
     push(&format!("MUTUAL, caCertificates: '{ca}', caCrl: '{crl}'"));
     opened(&cluster, 8443);
-    let socket = eventually("the certificate is taken", talk);
+    let mut socket = eventually("the certificate is taken", talk);
+    let idle = eventually("another connection comes in", || client.connect("chat.example.com"));
     file("crl.pem", &revoked(&authority, 1));
-    ends(socket, "another list of revoked certificates");
-    let socket = eventually("who is not on it comes in", talk);
+    ends(idle, "another list of revoked certificates");
+    socket.write_all(b"still here").expect("what is under way has its time");
+    let mut said = [0; 10];
+    socket.read_exact(&mut said).expect("an echo");
+    assert_eq!(&said, b"still here");
     push("SIMPLE");
     ends(socket, "no certificate is asked for");
     let socket = eventually("everybody comes in", talk);

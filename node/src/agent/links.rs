@@ -8,13 +8,18 @@ use std::{
 
 use bytes::Bytes;
 use certs::{codec::Millis, id::NodeId};
-use membership::engine::{Lane, LinkId};
+use membership::{
+    engine::{Lane, LinkId},
+    message::Latest,
+};
 
 use super::{accusations::Accusations, members::Members};
 use crate::mesh::peer::{LinkError, PeerLink};
 
 /// How long a refusal counts, in milliseconds: longer than the longest pause between two dials.
 const REFUSAL: Millis = 60_000;
+/// How often it is looked who has answered those that accuse it, in milliseconds.
+const SWEEP: Millis = 1_000;
 /// Pause between looks whether a link that was asked for is there.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -31,6 +36,8 @@ struct Table {
     refusals: Mutex<HashMap<NodeId, Millis>>,
     /// Whom members find silent.
     accusations: Mutex<Accusations>,
+    /// When it was last looked who has answered those that accuse it.
+    swept: AtomicU64,
     next: AtomicU64,
     /// Bytes by lane, in the order of [`Lane::ALL`].
     sent: [AtomicU64; Lane::ALL.len()],
@@ -79,6 +86,14 @@ impl Links {
                 self.0.dropped[lane as usize].fetch_add(1, Relaxed);
                 tracing::debug!(peer = %link.peer().node, lane = lane.word(), "a message was dropped: {error}");
             }
+        }
+    }
+
+    /// Forgets accusations that were answered; now and then, for there may be many.
+    pub(super) fn sweep(&self, now: Millis, held: impl Fn(&NodeId) -> Option<Latest>) {
+        if now >= self.0.swept.load(Relaxed) + SWEEP {
+            self.0.swept.store(now, Relaxed);
+            self.accusations().answered(held);
         }
     }
 

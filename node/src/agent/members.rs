@@ -213,7 +213,7 @@ impl Task {
             self.links.remove(*link, self.clock.now());
         }
         if let Event::Tick = &event {
-            self.links.accusations().answered(|node| self.engine.latest(node));
+            self.links.sweep(self.clock.now(), |node| self.engine.latest(node));
         }
         let effects = self.engine.handle(event, self.clock.now());
         let mut changed = Vec::new();

@@ -57,6 +57,8 @@ use crate::{
 
 /// Peers are compared this often while something differs or nothing is heard.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// Pause after a comparison that failed.
+const AGAIN: Duration = Duration::from_millis(250);
 /// A peer has this long for one reply.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one task's fetching keeps other peers from being asked for the same.
@@ -284,6 +286,8 @@ impl Sync {
                 let guard = Busy { sync: &sync, node: &node };
                 if let Err(error) = sync.compare(&link, &theirs).await {
                     tracing::debug!(peer = %node, "policy could not be compared: {error}");
+                    // Who refused for now is not asked again at once.
+                    tokio::time::sleep(AGAIN).await;
                 }
                 drop(guard);
                 // Something may have been announced meanwhile.

@@ -225,7 +225,8 @@ impl PeerLink {
 
     /// The next request of the peer; `None` once the link is closed. Cancel-safe.
     pub async fn asked(&self) -> Option<Asked> {
-        let (id, mut body) = self.shared().asked.next(&self.shared().closed).await?;
+        let shared = self.shared();
+        let (id, mut body) = shared.asked.next(&shared.closed).await.filter(|_| !shared.closed.is_cancelled())?;
         let kind = body.get_u16();
         Some(Asked { kind, body, id, link: self.shared().clone(), is_answered: false })
     }

@@ -9,7 +9,7 @@ use super::{
 use crate::agent::admin::api::{Member, MemberDetail, NodeConnections, Status};
 
 /// Nodes whose matrix still fits a screen; beyond that it says nothing.
-const MATRIX: usize = 40;
+pub(super) const MATRIX: usize = 40;
 
 /// The list and who reaches whom.
 pub(super) fn list(members: &[Member], status: &Status, page: usize) -> Markup {

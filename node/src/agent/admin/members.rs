@@ -23,7 +23,7 @@ const SHOW_DEAD: Millis = 72 * 3_600_000;
 
 impl Admin {
     /// The nodes by name; `all`: also those that are long gone.
-    pub(super) fn members(&self, all: bool) -> Vec<api::Member> {
+    pub(crate) fn members(&self, all: bool) -> Vec<api::Member> {
         let (view, now) = (self.agent.view(), self.agent.now());
         let shown = view.members().values().filter(|member| all || is_shown(member.state, member.since, now));
         let connections = self.connections();

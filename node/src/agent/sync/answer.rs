@@ -48,14 +48,22 @@ impl Requests {
         let share = self.shares.of(&link.peer().node, is_member, monotonic());
         drop(view);
         while let Some(asked) = link.asked().await {
-            let Ok(slot) = share.slots.clone().acquire_owned().await else { return };
             // Unanswered means refused: the peer asks another, or later.
             if !share.is_left(monotonic()) {
                 continue;
             }
+            let slot = tokio::select! {
+                slot = share.slots.clone().acquire_owned() => slot,
+                _ = link.closed() => return,
+            };
+            let Ok(slot) = slot else { return };
             let (requests, link, share) = (self.clone(), link.clone(), share.clone());
             self.sync.tasks.detach("peer-request", async move {
-                let reply = requests.answer(&link, &asked).await;
+                // Who is gone waits for nothing, and its next link finds the place free.
+                let reply = tokio::select! {
+                    reply = requests.answer(&link, &asked) => reply,
+                    _ = link.closed() => None,
+                };
                 share.spend(reply.as_ref().map_or(0, Bytes::len));
                 if let Some(reply) = reply {
                     asked.reply(reply);

@@ -65,11 +65,13 @@ impl Sync {
         picture.traffic(self.node().clone(), unheard)
     }
 
-    /// Whom this node and those that answer have links with; and those alive that said nothing.
+    /// Whom this node and those that answer have links with; and those alive that said nothing. Asking makes links with those that have none:
+    /// this node's are those of before, and others may tell of one that stands for the question alone.
     pub async fn reaches(&self) -> (BTreeMap<NodeId, Paths>, Unheard) {
+        let own = self.paths();
         let Asked { answers, unheard } = self.ask_all::<Paths>(wire::PATHS, Bytes::new()).await;
         let rows = answers.into_iter().map(|(member, said)| (member.id.clone(), said));
-        (rows.chain([(self.node().clone(), self.paths())]).collect(), unheard)
+        (rows.chain([(self.node().clone(), own)]).collect(), unheard)
     }
 
     /// What happened since, as the nodes that answer noted it or keep it of nodes that do not, oldest first; and those that live and
