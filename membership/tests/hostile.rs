@@ -86,14 +86,23 @@ impl Scene {
         self.sim.nodes[&self.node(0)].engine.view().member(&self.node(of)).expect("known").generation
     }
 
-    /// Everybody but the liar is as before: alive, with its one service, at both honest others.
+    /// Everybody but the liar is as before: alive, with its one service, at both honest others. What the liar believes is its own affair.
     fn unharmed(&self) {
+        let liar = self.node(3);
         for at in 0..3 {
             for of in 0..3 {
                 let (at, of) = (self.node(at), self.node(of));
                 assert_eq!(self.sim.state(&at, &of), Some(MemberState::Alive), "{of} at {at}");
                 assert_eq!(self.sim.served(&at, &of), 1, "services of {of} at {at}");
-                assert_eq!(self.sim.changes(Change::Dead, &of), 0);
+                let dead = Change::Dead(of.clone());
+                let by: Vec<&NodeId> = self
+                    .sim
+                    .trace
+                    .iter()
+                    .filter(|(_, by, change)| *change == dead && *by != liar)
+                    .map(|(_, by, _)| by)
+                    .collect();
+                assert_eq!(by, Vec::<&NodeId>::new(), "{of} was dead to them");
             }
         }
     }

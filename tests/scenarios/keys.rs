@@ -294,5 +294,5 @@ fn two_machines_with_one_directory_are_told_apart() {
         if logs.contains("another process runs with this node's identity") { Ok(()) } else { Err(logs) }
     });
     let older = cluster.nodes.get_mut("reviews").and_then(|node| node.running.take()).expect("it ran");
-    assert_eq!(older.wait().code(), Some(1), "{}", cluster.log("reviews"));
+    assert_eq!(older.wait().code(), Some(6), "{}", cluster.log("reviews"));
 }
