@@ -35,13 +35,12 @@ impl Network {
     }
 
     /// If a dial ends by this event, the next one begins. A link that ended before the dialler heard of it was none.
-    pub(super) fn dialled(&mut self, from: &NodeId, event: Event) -> Event {
-        let event = match event {
-            Event::LinkUp { node, link, dialled: Some(address) } if !self.links.contains_key(&link) => {
-                Event::DialFailed { node: Some(node), address }
-            }
-            other => other,
-        };
+    pub(super) fn dialled(&mut self, from: &NodeId, mut event: Event) -> Event {
+        if let Event::LinkUp { node, link, dialled: Some(address) } = &event
+            && !self.links.contains_key(link)
+        {
+            event = Event::DialFailed { node: Some(node.clone()), address: *address };
+        }
         if matches!(event, Event::DialFailed { .. } | Event::LinkUp { dialled: Some(_), .. })
             && let Some(host) = self.nodes.get_mut(from)
         {
