@@ -55,12 +55,17 @@ impl Accusers {
         accuser.all.ignored(now)
     }
 
+    /// What was said of this member may be said again: nothing counts that it refuted.
+    pub(crate) fn forgive(&mut self, accused: &NodeId) {
+        for accuser in self.accusers.values_mut() {
+            accuser.by.remove(accused);
+        }
+    }
+
     /// The member is no longer one.
     pub(crate) fn forget(&mut self, node: &NodeId) {
         self.accusers.remove(node);
-        for accuser in self.accusers.values_mut() {
-            accuser.by.remove(node);
-        }
+        self.forgive(node);
     }
 }
 

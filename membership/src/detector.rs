@@ -156,11 +156,13 @@ impl Detector {
     }
 
     /// A member is known, or runs anew: until somebody reaches it, it is only suspected, and what was said of its earlier run is not
-    /// said of this one.
+    /// said of this one. Whoever said it was not wrong: that run has ended.
     pub(crate) fn learned(&mut self, node: &NodeId, now: u64) -> Option<Order> {
-        if *node == self.own || self.linked.contains(node) {
+        if *node == self.own {
             return None;
         }
+        // Its link may stand already; it then looked like a member that came back from the dead.
+        self.accusers.forgive(node);
         let mut peer = Peer::new(now, Verdict::Suspect);
         peer.check = Some(Box::new(Check::own(now)));
         self.checking.insert(node.clone());

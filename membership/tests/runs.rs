@@ -56,3 +56,19 @@ fn one_that_ran_under_a_higher_generation_goes_on_above_it() {
     assert!(citizens.iter().all(|at| sim.served(&at.node, &node) == 1));
     assert!(sim.all_see(&node, MemberState::Alive) && sim.changes(Change::Dead, &node) <= 6);
 }
+
+/// Each time its process was dead, and whoever said so was right: a new run answers nothing that was said of the last one.
+#[test]
+fn one_that_is_killed_again_and_again_is_seen_dead_as_soon_as_the_first_time() {
+    let (mut sim, citizens) = mesh(1);
+    let (node, peers) = (citizens[2].node.clone(), [sim.address(&citizens[0].node)]);
+    for round in 0..6 {
+        sim.kill(&node);
+        let others = || citizens.iter().filter(|other| other.node != node);
+        let took = sim.run_until(8_000, |sim| others().all(|at| sim.state(&at.node, &node) == Some(MemberState::Dead)));
+        assert!(took.is_some_and(|took| took < 1_200), "kill {round}: {took:?}");
+        sim.start(&citizens[2], &peers, Vec::new());
+        sim.run(1_500);
+        assert!(sim.whole());
+    }
+}
