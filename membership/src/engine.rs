@@ -209,7 +209,7 @@ impl Engine {
                 self.obey(orders);
             }
             Event::Tick => self.tick(),
-            Event::Publish(body) => self.publish(&body),
+            Event::Publish(bodies) => bodies.iter().for_each(|body| self.publish(body)),
             Event::Authority(authority) => self.judge_by(authority),
             Event::Want(node) => {
                 self.dialer.demand(&node, self.steady);

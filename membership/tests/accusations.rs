@@ -56,7 +56,7 @@ impl Scene {
             Latest { sequence: signed.sequence + self.beyond, ..signed }
         });
         let body = Body::Suspicions(accused.collect());
-        self.network.event(&self.node(liar), Event::Publish(body));
+        self.network.event(&self.node(liar), Event::Publish(vec![body]));
     }
 
     /// Liars accuse all others, five times a second.

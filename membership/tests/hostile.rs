@@ -166,7 +166,7 @@ fn services_and_accounts_beyond_the_grant_are_dropped() {
     let mut stolen = service("n3");
     stolen.account = "default/n1".parse().expect("valid");
     let services = vec![service("n1"), stolen, service("shared")];
-    scene.sim.event(&liar, Event::Publish(Body::Services(Services { services })));
+    scene.sim.event(&liar, Event::Publish(vec![Body::Services(Services { services })]));
     scene.sim.run(500);
     scene.unharmed();
     for at in 0..3 {

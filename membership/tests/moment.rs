@@ -54,7 +54,7 @@ impl Scene {
 
     fn publish(&mut self, index: usize, body: Body) {
         let node = self.node(index);
-        self.sim.event(&node, Event::Publish(body));
+        self.sim.event(&node, Event::Publish(vec![body]));
     }
 
     fn report(&mut self, index: usize, records: &[OutlierRecord]) {

@@ -91,7 +91,7 @@ fn a_leaving_node_is_known_to_have_left_at_once() {
     let (mut sim, citizens) = mesh(10, 11);
     sim.run(3_000);
     let leaver = citizens[4].node.clone();
-    sim.event(&leaver, Event::Publish(Body::Status(Status::Draining)));
+    sim.event(&leaver, Event::Publish(vec![Body::Status(Status::Draining)]));
     sim.run(100);
     assert_eq!(sim.state(&citizens[0].node, &leaver), Some(MemberState::Alive));
     sim.event(&leaver, Event::Leaving);
@@ -162,7 +162,7 @@ fn the_same_key_at_a_new_address_is_the_same_node_there() {
         wire: (1, 1),
         started: sim.now,
     };
-    sim.event(&node, Event::Publish(Body::Address(body)));
+    sim.event(&node, Event::Publish(vec![Body::Address(body)]));
     sim.run(100);
     assert!(everywhere(&sim, third));
     let others: Vec<NodeId> = names(&citizens).into_iter().filter(|other| *other != node).collect();

@@ -9,7 +9,7 @@ mod process;
 mod ready;
 mod supervisor;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use certs::{
     id::NodeId,
@@ -95,7 +95,9 @@ pub fn run(config: Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(internal)?;
-    let result = runtime.block_on(node(config, Arc::new(dir), owner));
+    // Boxed, or its code is compiled once for each way in which a runtime polls.
+    let node: Pin<Box<dyn Future<Output = Result<(), Error>>>> = Box::pin(node(config, Arc::new(dir), owner));
+    let result = runtime.block_on(node);
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     panic::AssertUnwindSafe,
+    pin::Pin,
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
@@ -182,7 +183,9 @@ impl Tasks {
         std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
             let end = Watch { tasks, name, critical: true, told: None, ending: Ending::Dropped };
             // The future is made inside the runtime, so that it may open sockets and spawn.
-            runtime.block_on(async move { end.over(main()).await });
+            // Boxed, or its code is compiled once for each way in which a runtime polls.
+            let main: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move { end.over(main()).await });
+            runtime.block_on(main);
         })
     }
 

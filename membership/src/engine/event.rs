@@ -116,8 +116,8 @@ pub enum Event {
     },
     /// Time passed; due at [`Engine::wake`](super::Engine::wake) at the latest.
     Tick,
-    /// This node has something new to say of itself.
-    Publish(Body),
+    /// This node has something new to say of itself; what comes in one event goes out together.
+    Publish(Vec<Body>),
     /// Somebody here needs a link with a member for the next minute.
     Want(NodeId),
     /// Policy changed what is believed.

@@ -205,7 +205,7 @@ impl Network {
             wire: (1, 1),
             started: self.now,
         };
-        self.event(&citizen.node, Event::Publish(Body::Address(body)));
+        self.event(&citizen.node, Event::Publish(vec![Body::Address(body)]));
     }
 
     /// Where a node listens.

@@ -196,7 +196,7 @@ impl Play {
             .map(|host| host.address)
             .collect();
         self.network.start(&citizen, &seeds, disk);
-        self.network.event(&citizen.node, Event::Publish(Body::Services(served(&citizen.node))));
+        self.network.event(&citizen.node, Event::Publish(vec![Body::Services(served(&citizen.node))]));
         self.observer.started(&citizen.node, self.network.now);
     }
 
@@ -208,7 +208,7 @@ impl Play {
         let digest = Digest::of(&self.puts.to_be_bytes());
         let body = Policy { digest, count: self.puts, recent: vec![digest], applied: digest, audit: (0, digest) };
         self.observer.put(&self.network, node, self.puts);
-        self.network.event(node, Event::Publish(Body::Policy(body)));
+        self.network.event(node, Event::Publish(vec![Body::Policy(body)]));
     }
 
     /// A liar accuses all that it knows, each by what it signed last, as if it had heard nothing since.
@@ -221,7 +221,7 @@ impl Play {
             let others = host.engine.view().members().values().filter(|member| member.id != liar);
             let signed = |node: &NodeId| self.network.nodes.get(node)?.engine.latest(node);
             let body = Body::Suspicions(others.filter_map(|member| signed(&member.id)).collect());
-            self.network.event(&liar, Event::Publish(body));
+            self.network.event(&liar, Event::Publish(vec![body]));
         }
     }
 

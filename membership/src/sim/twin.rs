@@ -138,7 +138,7 @@ pub(super) struct News {
 impl News {
     pub(super) fn published(&mut self, event: &Event) {
         let momentary = |body: &Body| matches!(body, Body::Outliers(_) | Body::Demand(_) | Body::Suspicions(_));
-        self.own |= matches!(event, Event::Publish(body) if !momentary(body));
+        self.own |= matches!(event, Event::Publish(bodies) if !bodies.iter().all(momentary));
     }
 
     /// The engine has told of its news.

@@ -220,7 +220,7 @@ impl<'a> Reader<'a> {
                 let digest = Digest::of(&number.to_be_bytes());
                 let policy =
                     Policy { digest, count: number, recent: vec![digest], applied: digest, audit: (0, digest) };
-                network.event(&bridge, Event::Publish(Body::Policy(policy)));
+                network.event(&bridge, Event::Publish(vec![Body::Policy(policy)]));
             }
         }
         self.noticed(network, now);

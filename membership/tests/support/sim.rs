@@ -49,7 +49,7 @@ impl Sim {
     /// Publishes services of the default namespace.
     pub(crate) fn serve(&mut self, node: &NodeId, names: &[&str]) {
         let services = names.iter().map(|name| service(name)).collect();
-        self.event(node, Event::Publish(Body::Services(Services { services })));
+        self.event(node, Event::Publish(vec![Body::Services(Services { services })]));
     }
 
     /// Runs until `done`; gives the milliseconds it took, or `None` after the limit.

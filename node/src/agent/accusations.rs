@@ -96,9 +96,9 @@ mod tests {
         network.run(15_000);
         let (accuser, accused) = (&names[7], &names[20]);
         let claim = network.nodes[accused].engine.latest(accused).unwrap();
-        network.event(accuser, Event::Publish(Body::Suspicions(vec![claim])));
+        network.event(accuser, Event::Publish(vec![Body::Suspicions(vec![claim])]));
         network.run(5_000);
-        network.event(accuser, Event::Publish(Body::Suspicions(Vec::new())));
+        network.event(accuser, Event::Publish(vec![Body::Suspicions(Vec::new())]));
         network.run(5_000);
         let (mut unaware, mut shown) = (0, Vec::new());
         for at in names.iter().filter(|at| *at != accuser) {

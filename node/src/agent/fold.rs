@@ -217,7 +217,7 @@ mod tests {
         }
 
         fn say(&mut self, body: Body) {
-            self.engine.handle(Event::Publish(body), Clock.now());
+            self.engine.handle(Event::Publish(vec![body]), Clock.now());
         }
 
         fn fold(&self, before: &mut Before) -> Arc<Services> {

@@ -133,8 +133,7 @@ impl Local {
             }
         }
         // Health first: a service without any counts as healthy.
-        self.members.publish(Body::Health(health)).await;
-        self.members.publish(Body::Services(services)).await;
+        self.members.publish_together(vec![Body::Health(health), Body::Services(services)]).await;
     }
 
     /// Accounts whose leafs the node needs: granted, and not revoked.

@@ -68,7 +68,12 @@ impl Members {
 
     /// Says something new of this node.
     pub async fn publish(&self, body: Body) {
-        self.tell(Event::Publish(body)).await;
+        self.publish_together(vec![body]).await;
+    }
+
+    /// The same of several things, which travel as one.
+    pub async fn publish_together(&self, bodies: Vec<Body>) {
+        self.tell(Event::Publish(bodies)).await;
     }
 
     /// Says what this node intends.

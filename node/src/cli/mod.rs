@@ -54,7 +54,7 @@ mod wait;
 #[cfg(test)]
 mod documented;
 
-use std::process::ExitCode;
+use std::{pin::Pin, process::ExitCode};
 
 use clap::FromArgMatches as _;
 
@@ -181,8 +181,10 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
     .map(|()| ExitCode::SUCCESS)
 }
 
-/// Runs a command that talks to nodes, on a runtime of one thread.
-fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
+/// Runs a command that talks to nodes, on a runtime of one thread. Boxed, as a runtime's code is compiled three times for each future that
+/// it is given, with all of that future in it.
+fn block_on<'a>(command: impl Future<Output = Result<()>> + 'a) -> Result<()> {
+    let command: Pin<Box<dyn Future<Output = Result<()>> + 'a>> = Box::pin(command);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Error::new("failed", format!("cannot start: {error}")))?.block_on(command)
 }

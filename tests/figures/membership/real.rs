@@ -8,7 +8,7 @@ use std::{
 use harness::{
     PATIENCE,
     cluster::{Cluster, Plan, Service},
-    eventually_within, http, now,
+    http, now,
     process::Skein,
 };
 use serde_json::Value;
@@ -34,8 +34,13 @@ fn ask(admin: SocketAddr, path: &str) -> Value {
     answer.and_then(|answer| serde_json::from_slice(&answer.body).ok()).unwrap_or(Value::Null)
 }
 
+/// Milliseconds from `since` until it holds, as fine as a request over HTTP lets one look.
 pub(super) fn until(since: Instant, what: &str, mut holds: impl FnMut() -> bool) -> f64 {
-    eventually_within(what, PATIENCE, || if holds() { Ok(()) } else { Err("not yet".to_owned()) });
+    let started = now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_micros(500));
+    }
     since.elapsed().as_secs_f64() * 1_000.0
 }
 

@@ -120,7 +120,7 @@ fn this_node_goes_beyond_a_number_that_was_named_before_it_signed_it() {
     let said = accusation(&scene, &own, 2);
     let (effects, _) = scene.bring(&mut liar, &Body::Suspicions(vec![said.clone()]));
     assert!(told(&effects, &own, Section::TABLE).is_empty(), "nobody believes it yet");
-    scene.event(Event::Publish(Body::Status(Status::Draining)));
+    scene.event(Event::Publish(vec![Body::Status(Status::Draining)]));
     scene.pass(200);
     assert!(scene.rank(&own) > (said.generation, said.sequence));
 }

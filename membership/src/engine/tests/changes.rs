@@ -1,7 +1,7 @@
 //! What the engine reports of the View: everything that changed, and nothing else.
 
 use super::{
-    accusations::{accusation, scene},
+    accusations::{accusation, scene, told},
     *,
 };
 use crate::{
@@ -175,4 +175,21 @@ fn whom_it_accuses_counts_again_once_a_member_is_back() {
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Lost { why: Loss::Dead, .. })));
     let effects = scene.event(Event::LinkUp { node, link: LinkId(2), dialled: None });
     assert_eq!(told(&effects), 1);
+}
+
+#[test]
+fn what_is_said_in_one_event_goes_out_at_once() {
+    let (mut scene, ..) = scene();
+    let own = scene.own.node.clone();
+    scene.pass(1_000);
+    let state = HealthState { healthy: false, since: START, reason: "not looked at yet".to_owned() };
+    let web = service("web");
+    let health = HealthRecord { service: web.service.clone(), instance: None, state };
+    let bodies = vec![
+        Body::Health(Health { endpoints: vec![health] }),
+        Body::Services(Services { services: vec![web] }),
+    ];
+    let effects = scene.event(Event::Publish(bodies));
+    assert!(!told(&effects, &own, Section::HEALTH).is_empty());
+    assert!(!told(&effects, &own, Section::SERVICES).is_empty(), "it does not wait for what follows");
 }

@@ -10,7 +10,7 @@ use certs::{
     root::Root,
     sign::SigningKey,
 };
-use membership::statement::Statement;
+use membership::{engine::Event, statement::Statement};
 use policy::{
     changeset::{Change, Changeset},
     compile::Compiled,
@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::{
-    agent::event::Events,
+    agent::{event::Events, members::Input},
     balance::{Ask, Client, Tried, outlier::Outcome, rate::Limits},
     config::{Check, Port, Probe, Protocol, Service},
     snapshot::{Circuit, Endpoint, Instance, Services, Snapshot, StatsTable, Table},
@@ -263,9 +263,10 @@ impl Node {
     async fn says(&mut self) -> Vec<OutlierRecord> {
         loop {
             let input = tokio::time::timeout(Duration::from_secs(30), self.said.recv()).await.unwrap().unwrap();
-            if let crate::agent::members::Input::Event(membership::engine::Event::Publish(Body::Outliers(said))) = input
-            {
-                return said;
+            let Input::Event(Event::Publish(said)) = input else { continue };
+            let outliers = said.into_iter().find_map(|body| if let Body::Outliers(said) = body { Some(said) } else { None });
+            if let Some(outliers) = outliers {
+                return outliers;
             }
         }
     }
