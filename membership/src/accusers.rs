@@ -25,6 +25,8 @@ pub(crate) struct Accusers {
 struct Accuser {
     all: Strikes,
     by: BTreeMap<NodeId, Strikes>,
+    /// What each of them added to `all`: [`STRIKES`] at most, however often it runs anew.
+    shares: BTreeMap<NodeId, Strikes>,
 }
 
 #[derive(Debug, Default)]
@@ -51,11 +53,16 @@ impl Accusers {
         let accuser = self.accusers.entry(accuser.clone()).or_default();
         accuser.by.retain(|_, strikes| strikes.counts(now));
         accuser.by.entry(accused.clone()).or_default().strike(STRIKES, now);
-        accuser.all.strike(STRIKES_ALL, now);
+        accuser.shares.retain(|_, strikes| strikes.counts(now));
+        let share = accuser.shares.entry(accused.clone()).or_default();
+        share.strike(u32::MAX, now);
+        if share.count <= STRIKES {
+            accuser.all.strike(STRIKES_ALL, now);
+        }
         accuser.all.ignored(now)
     }
 
-    /// What was said of this member may be said again: nothing counts that it refuted.
+    /// What was said of this member may be said again: nothing counts that it refuted, but what that says of those who accuse many.
     pub(crate) fn forgive(&mut self, accused: &NodeId) {
         for accuser in self.accusers.values_mut() {
             accuser.by.remove(accused);
@@ -127,5 +134,16 @@ mod tests {
             accusers.refuted(&node(0), &node(number), 2_000 + u64::from(number) * 10_000);
         }
         assert!(accusers.accusers[&node(0)].by.len() < 100);
+        assert!(accusers.accusers[&node(0)].shares.len() < 100);
+    }
+
+    #[test]
+    fn one_member_silences_its_accuser_about_nobody_else_however_often_it_runs_anew() {
+        let mut accusers = Accusers::default();
+        for run in 0..100 {
+            assert!(!accusers.refuted(&node(0), &node(1), 1_000 + run));
+            accusers.forgive(&node(1));
+        }
+        assert!(!accusers.ignored(&node(0), &node(2), 1_200));
     }
 }

@@ -170,13 +170,26 @@ impl Detector {
         self.says_no_more(node)
     }
 
-    /// A member left, or no longer counts: nothing is said of it any more.
-    pub(crate) fn forget(&mut self, node: &NodeId) -> Option<Order> {
+    /// A member left: nothing is said of it any more. What its own word is worth stays: it may come back at once.
+    pub(crate) fn left(&mut self, node: &NodeId) -> Option<Order> {
         self.peers.remove(node);
         self.checking.remove(node);
         self.askers.remove(node);
-        self.accusers.forget(node);
+        self.accusers.forgive(node);
         self.says_no_more(node)
+    }
+
+    /// A member no longer counts.
+    pub(crate) fn forget(&mut self, node: &NodeId) -> Option<Order> {
+        self.accusers.forget(node);
+        self.left(node)
+    }
+
+    /// A member signed something in a new run: nobody was wrong who doubted the last one.
+    pub(crate) fn reran(&mut self, node: &NodeId) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        peer.check = None;
+        self.checking.remove(node);
     }
 
     /// Takes back what this node says of a member in public.

@@ -49,6 +49,8 @@ const AFRESH_MS: u64 = 30_000;
 pub(crate) struct Dialer {
     own: NodeId,
     nodes: BTreeMap<NodeId, Target>,
+    /// Those of members that left, for [`AFRESH_MS`]: who comes and goes all the time is dialled no more often for it.
+    left: BTreeMap<NodeId, Target>,
     /// Configured addresses; whom they led to last.
     seeds: BTreeMap<SocketAddr, (Target, Option<NodeId>)>,
     sparse: bool,
@@ -78,11 +80,11 @@ struct Target {
 
 impl Dialer {
     pub(crate) fn new(own: NodeId, seeds: &[SocketAddr]) -> Dialer {
-        let (nodes, chosen, demands, dead, revived) = Default::default();
+        let (nodes, left, chosen, demands, dead, revived) = Default::default();
         let seeds_by_address = BTreeMap::new();
         let (sparse, dead_due) = (false, 0);
         let mut dialer =
-            Dialer { own, nodes, seeds: seeds_by_address, sparse, chosen, demands, dead, revived, dead_due };
+            Dialer { own, nodes, left, seeds: seeds_by_address, sparse, chosen, demands, dead, revived, dead_due };
         dialer.seeds(seeds, 0);
         dialer
     }
@@ -106,14 +108,19 @@ impl Dialer {
             return;
         }
         let courtesy = if self.own < *node { 0 } else { COURTESY_MS };
-        let target = self.nodes.entry(node.clone()).or_insert_with(|| Target::new(Vec::new(), now + courtesy));
+        let before = self.left.remove(node);
+        let target = self
+            .nodes
+            .entry(node.clone())
+            .or_insert_with(|| before.unwrap_or_else(|| Target::new(Vec::new(), now + courtesy)));
         target.moved(addresses, now + courtesy, now);
         self.count();
     }
 
     /// A member left or no longer counts.
     pub(crate) fn forget(&mut self, node: &NodeId) {
-        self.nodes.remove(node);
+        let target = self.nodes.remove(node).map(|target| Target { linked: None, ..target });
+        self.left.extend(target.map(|target| (node.clone(), target)));
         self.chosen.remove(node);
         self.demands.remove(node);
         self.dead.remove(node);
@@ -170,7 +177,7 @@ impl Dialer {
 
     pub(crate) fn failed(&mut self, node: Option<&NodeId>, address: SocketAddr, random: &mut StdRng, now: u64) {
         let target = match node {
-            Some(node) => self.nodes.get_mut(node),
+            Some(node) => self.nodes.get_mut(node).or_else(|| self.left.get_mut(node)),
             None => self.seeds.get_mut(&address).map(|(target, _)| target),
         };
         if let Some(target) = target {
@@ -199,20 +206,18 @@ impl Dialer {
         now: u64,
     ) -> Vec<(Option<NodeId>, SocketAddr)> {
         self.demands.retain(|_, until| now < *until);
+        self.left.retain(|_, target| now < target.afresh.1 + AFRESH_MS);
         let mut dials = self.wanted(linked, random, now);
         dials.extend(self.lost(linked, random, now));
         // A configured address that a linked member is known by needs no dial of its own, nor does any once a sparse mesh
         // is reached.
         let nodes = &self.nodes;
-        let known = |address: &SocketAddr| {
-            linked.iter().filter_map(|node| nodes.get(node)).any(|target| target.addresses.contains(address))
-        };
         for (address, (target, led_to)) in &mut self.seeds {
             let reached = led_to.as_ref().is_some_and(|node| linked.contains(node) || *node == self.own);
             let met = self.sparse && led_to.is_some() && !linked.is_empty();
             if !reached
                 && !met
-                && !known(address)
+                && !is_known(nodes, linked, address)
                 && dials.len() < IN_FLIGHT
                 && let Some(address) = target.due(random, now)
             {
@@ -242,7 +247,7 @@ impl Dialer {
         }
         // Who waits longest comes first: those that do not answer hold up nobody whose name comes later.
         wanted.sort_by_key(|node| self.nodes.get(node).map_or(u64::MAX, |target| target.next));
-        let flying = self.nodes.values().filter(|target| target.since.is_some()).count();
+        let flying = self.nodes.values().chain(self.left.values()).filter(|target| target.since.is_some()).count();
         let mut free = IN_FLIGHT.saturating_sub(flying);
         let mut dials = Vec::new();
         for node in wanted {
@@ -290,8 +295,14 @@ impl Dialer {
         target.next = now + if long { DEAD_LONG_EACH_MS } else { DEAD_EACH_MS };
         let turn = usize::try_from(target.attempts).unwrap_or_default() % target.addresses.len().max(1);
         let address = *target.addresses.get(turn)?;
-        Some((Some(node), address))
+        // Where somebody else answers now it is not.
+        (!is_known(&self.nodes, linked, &address)).then_some((Some(node), address))
     }
+}
+
+/// Whether a linked member is known by an address.
+fn is_known(nodes: &BTreeMap<NodeId, Target>, linked: &BTreeSet<NodeId>, address: &SocketAddr) -> bool {
+    linked.iter().filter_map(|node| nodes.get(node)).any(|target| target.addresses.contains(address))
 }
 
 impl Target {
@@ -357,115 +368,4 @@ fn pause(failures: u32, random: &mut StdRng) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use rand::SeedableRng;
-
-    use super::*;
-
-    struct Scene {
-        dialer: Dialer,
-        random: StdRng,
-        linked: BTreeSet<NodeId>,
-    }
-
-    fn node(name: &str) -> NodeId {
-        NodeId::new(name).expect("valid")
-    }
-
-    fn address(port: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, 1], port))
-    }
-
-    impl Scene {
-        fn new() -> Scene {
-            let dialer = Dialer::new(node("m"), &[]);
-            Scene { dialer, random: StdRng::seed_from_u64(1), linked: BTreeSet::new() }
-        }
-
-        fn tick(&mut self, now: u64) -> Vec<(NodeId, SocketAddr)> {
-            let dials = self.dialer.tick(&self.linked, &mut self.random, now);
-            dials.into_iter().filter_map(|(node, address)| Some((node?, address))).collect()
-        }
-
-        /// Dials of one member within a minute in which every dial fails, or its link ends at once.
-        fn dials(&mut self, of: &NodeId, moves: bool, ends: fn(&mut Scene, &NodeId, SocketAddr, u64)) -> usize {
-            let mut count = 0;
-            for now in (1..60_000).step_by(50) {
-                if moves && now % 1_000 == 1 {
-                    self.dialer.learned(of, &[address(u16::try_from(1_000 + now / 1_000).expect("small"))], now);
-                }
-                for (dialled, address) in self.tick(now) {
-                    count += usize::from(dialled == *of);
-                    ends(self, &dialled, address, now);
-                }
-            }
-            count
-        }
-    }
-
-    fn fails(scene: &mut Scene, node: &NodeId, address: SocketAddr, now: u64) {
-        scene.dialer.failed(Some(node), address, &mut scene.random, now);
-    }
-
-    fn ends_at_once(scene: &mut Scene, node: &NodeId, address: SocketAddr, now: u64) {
-        scene.dialer.linked(node, Some(address), now);
-        scene.dialer.unlinked(node, &mut scene.random, now);
-    }
-
-    #[test]
-    fn who_moves_all_the_time_is_dialled_no_more_often_than_one_that_fails() {
-        let (calm, restless) = (node("a"), node("b"));
-        let mut scene = Scene::new();
-        scene.dialer.learned(&calm, &[address(1)], 1);
-        scene.dialer.learned(&restless, &[address(2)], 1);
-        let of_calm = scene.dials(&calm, false, fails);
-        let mut scene = Scene::new();
-        scene.dialer.learned(&restless, &[address(2)], 1);
-        let of_restless = scene.dials(&restless, true, fails);
-        assert!(of_restless <= of_calm * 3 && of_calm > 5, "{of_restless} and {of_calm}");
-    }
-
-    #[test]
-    fn who_moved_once_is_dialled_there_at_once() {
-        let mut scene = Scene::new();
-        scene.dialer.learned(&node("z"), &[address(1)], 1);
-        assert_eq!(scene.tick(1), [(node("z"), address(1))]);
-        scene.dialer.learned(&node("z"), &[address(2)], 40_000);
-        assert_eq!(scene.tick(40_000), [(node("z"), address(2))]);
-    }
-
-    #[test]
-    fn links_that_end_soon_are_dialled_ever_more_rarely_and_those_that_lived_at_once() {
-        let peer = node("z");
-        let mut scene = Scene::new();
-        scene.dialer.learned(&peer, &[address(1)], 1);
-        let dials = scene.dials(&peer, false, ends_at_once);
-        assert!((5..20).contains(&dials), "{dials}");
-        scene.dialer.linked(&peer, None, 100_000);
-        scene.dialer.unlinked(&peer, &mut scene.random, 100_000 + STABLE_MS);
-        assert_eq!(scene.tick(100_000 + STABLE_MS).len(), 1);
-    }
-
-    #[test]
-    fn nobody_waits_behind_names_that_do_not_answer() {
-        let mut scene = Scene::new();
-        // Wanted by somebody here; none but the last ever answers, and each dial takes its time.
-        let silent: Vec<NodeId> = (0..200).map(|number| node(&format!("s{number:03}"))).collect();
-        let last = node("z");
-        for node in silent.iter().chain([&last]) {
-            scene.dialer.learned(node, &[address(1)], 1);
-        }
-        let (mut under_way, mut found) = (Vec::new(), None);
-        for now in (1..60_000).step_by(50) {
-            silent.iter().chain([&last]).for_each(|node| scene.dialer.demand(node, now));
-            for (dialled, address) in scene.tick(now) {
-                found = found.or((dialled == last).then_some(now));
-                under_way.push((now + 3_000, dialled, address));
-            }
-            let over: Vec<(u64, NodeId, SocketAddr)>;
-            (over, under_way) = under_way.into_iter().partition(|(at, _, _)| *at <= now);
-            over.iter().for_each(|(_, node, address)| fails(&mut scene, node, *address, now));
-        }
-        assert!(found.is_some_and(|found| found < 15_000), "{found:?}");
-    }
-}
+mod tests;

@@ -39,8 +39,8 @@ fn without_rumors_repair_brings_everything() {
         report(&format!("{HEAD}rumors = false\nduration = \"14s\"\n[[event]]\nat = \"5s\"\ndo = \"put\"\nnodes = 3\n"));
     assert_eq!(report.unspread, 0, "{report:?}");
     assert!(report.spread_ms.is_some_and(|spread| spread.p50 > 100), "no rumor told it: {report:?}");
-    // News begin rounds of their own; by those of each second it took twice as long.
-    assert!(report.spread_ms.is_some_and(|spread| spread.p100 < 2_000), "{report:?}");
+    // News begin rounds of their own, and the slowest of ten seeds takes 2.3 s; by those of each second it took twice as long.
+    assert!(report.spread_ms.is_some_and(|spread| spread.p100 < 3_000), "{report:?}");
 }
 
 #[test]

@@ -11,8 +11,10 @@ use super::{Check, QUESTION_MS, RECONNECT_MS, Verdict};
 const PROBE_MS: u64 = 230;
 /// Silence over a link that the other end watches: its probes, four a second, have been missing for so long.
 const UNWATCHED_MS: u64 = 330;
-/// Time between probes of any other linked member.
+/// Silence of any other linked member after which it is probed: mostly the other end's probe comes first.
 const KEEP_ALIVE_MS: u64 = 1_000;
+/// Time between its probes where the other end probes all the time: they measure round trips and losses.
+const MEASURE_MS: u64 = 2_000;
 /// Time between probes of a member in doubt.
 const DOUBT_PROBE_MS: u64 = 50;
 /// A probe without an answer is late after three round trips, and not before this time.
@@ -271,12 +273,12 @@ impl Peer {
         let waits = self.pings.back().is_some_and(|(_, sent)| *sent >= self.heard);
         let unwatched = setting.sparse && now.saturating_sub(self.heard) >= UNWATCHED_MS;
         let doubted = self.check.is_some() || self.failed_lately(now) || self.late(setting.health, now) > 0;
-        let pause = match (doubted, watched || waits || unwatched) {
-            (true, _) => DOUBT_PROBE_MS,
-            (false, true) => PROBE_MS,
-            (false, false) => KEEP_ALIVE_MS,
+        let due = |last: u64| match (doubted, watched || waits || unwatched) {
+            (true, _) => last + DOUBT_PROBE_MS,
+            (false, true) => last + PROBE_MS,
+            (false, false) => (last + MEASURE_MS).min(last.max(self.heard) + KEEP_ALIVE_MS),
         };
-        if !self.linked || self.last_ping.is_some_and(|last| now < last + pause) {
+        if !self.linked || self.last_ping.is_some_and(|last| now < due(last)) {
             return None;
         }
         let nonce = random.random();

@@ -5,6 +5,7 @@ use rand::SeedableRng;
 
 use super::*;
 
+mod runs;
 mod seldom;
 
 fn name(number: usize) -> NodeId {

@@ -86,7 +86,7 @@ impl Engine {
         let gone = |state: MemberState| matches!(state, MemberState::Left | MemberState::Evicted);
         if said.status == Status::Left {
             if before.is_none_or(|before| !gone(before.state)) {
-                let orders = self.detector.forget(node);
+                let orders = self.detector.left(node);
                 self.obey(orders);
                 self.dialer.forget(node);
                 self.feed_soon();

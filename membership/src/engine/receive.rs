@@ -214,6 +214,9 @@ impl Engine {
                 return;
             }
         }
+        if self.view.member(node).is_some_and(|member| member.generation < rank.0) {
+            self.detector.reran(node);
+        }
         let orders = self.detector.vouched(node, told, self.steady);
         self.obey(orders);
     }

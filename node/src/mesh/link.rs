@@ -93,8 +93,6 @@ struct Shared {
     asked: Inbox<(u32, Bytes)>,
     pending: Mutex<HashMap<u32, oneshot::Sender<Option<Bytes>>>>,
     next_request: AtomicU32,
-    /// Microseconds.
-    rtt: AtomicU64,
     /// Uptime when the peer was last heard.
     heard: AtomicU64,
     /// Nothing is read because the inbox is full: the silence is this node's.
@@ -130,7 +128,6 @@ impl PeerLink {
             asked: Inbox::new(ASKED),
             pending: Mutex::default(),
             next_request: AtomicU32::new(0),
-            rtt: AtomicU64::new(0),
             heard: AtomicU64::new(clock::uptime()),
             stopped: AtomicBool::new(false),
             greeted: AtomicBool::new(false),
@@ -144,7 +141,10 @@ impl PeerLink {
         let tasks = &mesh.shared.tasks;
         tasks.detach("link reader", shared.clone().read_all(reader));
         tasks.detach("link writer", shared.clone().write_all(writer));
-        tasks.detach("link pulse", shared.clone().pulse());
+        // QUIC sees by itself that the other end is gone.
+        if matches!(shared.handle, Handle::Tcp(_)) {
+            tasks.detach("link pulse", shared.clone().pulse());
+        }
         PeerLink { owner: Arc::new(Owner { shared }) }
     }
 
@@ -229,12 +229,6 @@ impl PeerLink {
         let (id, mut body) = shared.asked.next(&shared.closed).await.filter(|_| !shared.closed.is_cancelled())?;
         let kind = body.get_u16();
         Some(Asked { kind, body, id, link: self.shared().clone(), is_answered: false })
-    }
-
-    /// The last measured round-trip time; zero before the first.
-    #[must_use]
-    pub fn rtt(&self) -> Duration {
-        Duration::from_micros(self.shared().rtt.load(Relaxed))
     }
 
     /// Waits for the peer's first word; without it, says how the link ended. TLS 1.3 lets a dialler believe in a connection
@@ -390,15 +384,10 @@ impl Shared {
                 }
                 self.greeted.store(true, Relaxed);
                 self.welcome.notify_one();
-                self.ping();
             }
             Kind::Ping => self.say(Kind::Pong, bytes),
-            Kind::Pong => {
-                let sent = <[u8; 8]>::try_from(&bytes[..]).map_or(u64::MAX, u64::from_be_bytes);
-                if let Some(elapsed) = clock::uptime_micros().checked_sub(sent) {
-                    self.rtt.store(elapsed, Relaxed);
-                }
-            }
+            // A sign of life, as anything is.
+            Kind::Pong => {}
             Kind::Goodbye => return Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
             Kind::Urgent | Kind::Message => {
                 let length = bytes.len();
@@ -468,23 +457,19 @@ impl Shared {
         writer.shutdown().await
     }
 
-    fn ping(&self) {
-        self.say(Kind::Ping, Bytes::copy_from_slice(&clock::uptime_micros().to_be_bytes()));
-    }
-
-    /// Measures the round trip, and on TCP ends a link whose peer has fallen silent (QUIC does that by itself).
+    /// Ends a link over TCP whose peer has fallen silent.
     async fn pulse(self: Arc<Self>) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(PEER_KEEP_ALIVE) => {}
                 () = self.closed.cancelled() => return,
             }
-            self.ping();
+            self.say(Kind::Ping, Bytes::new());
             if self.stopped.load(Relaxed) {
                 self.heard.store(clock::uptime(), Relaxed);
             }
             let silence = clock::uptime().saturating_sub(self.heard.load(Relaxed));
-            if matches!(self.handle, Handle::Tcp(_)) && u128::from(silence) > PEER_IDLE.as_millis() {
+            if u128::from(silence) > PEER_IDLE.as_millis() {
                 self.close("timed out");
             }
         }

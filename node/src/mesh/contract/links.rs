@@ -66,7 +66,6 @@ async fn messages_go_both_ways(transport: Transport) {
     }
     let long = Bytes::from(vec![5; MAX_MESSAGE + 1]);
     assert_eq!(from_a.send(Lane::Rest, long), Err(LinkError::TooLong(MAX_MESSAGE + 1)));
-    assert!(from_a.rtt() > Duration::ZERO && from_a.rtt() < Duration::from_secs(5));
 }
 
 async fn requests_are_answered_out_of_turn(transport: Transport) {
