@@ -2,7 +2,7 @@
 
 mod template;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName};
 
@@ -45,11 +45,11 @@ impl Without<'_> {
 }
 
 impl Facts for Without<'_> {
-    fn request_header(&self, name: &str) -> Option<&str> {
+    fn request_header(&self, name: &str) -> Option<Cow<'_, str>> {
         self.facts.request_header(name).filter(|_| !self.hides(Side::Request, name))
     }
 
-    fn response_header(&self, name: &str) -> Option<&str> {
+    fn response_header(&self, name: &str) -> Option<Cow<'_, str>> {
         self.facts.response_header(name).filter(|_| !self.hides(Side::Response, name))
     }
 
@@ -144,12 +144,17 @@ fn is_authority(name: &str) -> bool {
 /// A name that an operation may touch: neither Host nor a pseudo header.
 fn header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {
     if is_authority(name) || name.starts_with(':') {
-        at.error(codes::HEADER, format!("`{name}` cannot be changed here"));
+        let hint = if is_authority(name) {
+            "set it in `headers.request` of a route, or by `rewrite.authority`; it cannot be removed"
+        } else {
+            "the proxy says it: method and scheme stay, `rewrite.uri` changes the path"
+        };
+        at.error_hint(codes::HEADER, format!("`{name}` cannot be changed here"), hint);
         return None;
     }
     let parsed = HeaderName::from_bytes(name.as_bytes());
     if parsed.is_err() {
-        at.error(codes::HEADER, format!("`{name}` is not a header name"));
+        at.error_hint(codes::HEADER, format!("`{name}` is not a header name"), "take letters, digits and `-`");
     }
     parsed.ok()
 }

@@ -114,7 +114,8 @@ impl Decoder {
     fn trailers(&mut self, bytes: &mut BytesMut) -> Result<Decoded, Bad> {
         let (mut at, mut lines) = (0, 0);
         loop {
-            let Some((length, taken)) = line(&bytes[at..], TRAILERS_LIMIT - at)? else { return Ok(Decoded::More) };
+            let left = TRAILERS_LIMIT.checked_sub(at).ok_or("the trailers are too long")?;
+            let Some((length, taken)) = line(&bytes[at..], left)? else { return Ok(Decoded::More) };
             at += taken;
             if length == 0 {
                 break;
@@ -237,6 +238,17 @@ mod tests {
         }
         let trailers = format!("0\r\n{}\r\n", "T: x\r\n".repeat(2_000));
         assert!(read(Decoder::CHUNKED, &[trailers.as_bytes()]).is_err());
+    }
+
+    #[test]
+    fn trailers_end_at_their_limit() {
+        for beyond in 0..4 {
+            // The line and its end are this much longer than the limit.
+            let line = format!("T: {}\r\n", "x".repeat(TRAILERS_LIMIT - 5 + beyond));
+            let whole = read(Decoder::CHUNKED, &[format!("0\r\n{line}\r\n").as_bytes()]);
+            let cut = read(Decoder::CHUNKED, &[format!("0\r\n{line}").as_bytes(), b"\r\n"]);
+            assert_eq!((whole.is_ok(), cut.is_ok()), (beyond == 0, beyond == 0), "{beyond}");
+        }
     }
 
     #[test]

@@ -227,7 +227,7 @@ fn begin<I: Io>(
     let upgrades = (asked.is_connect() || head.headers.contains_key(UPGRADE)) && decoder.is_done();
     let continues = head.version == Version::HTTP_11
         && head.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    lock(wire).begin(decoder, continues, upgrades, count);
+    lock(wire).begin(decoder, continues, asked.is_connect(), count);
     let source = (!decoder.is_done()).then(|| (Arc::clone(wire) as Arc<dyn Source>, count));
     let mut request = Request::new(Body { source, left: decoder.left() });
     (*request.method_mut(), *request.uri_mut(), *request.version_mut()) = (head.method, head.uri, head.version);

@@ -60,7 +60,7 @@ pub(super) struct Wire<I> {
     count: u64,
     /// The caller waits for a word before it sends the body.
     continues: bool,
-    /// What follows the request waits for its answer: it may be another protocol.
+    /// What follows the request waits for its answer, its end too: of a CONNECT's bytes all may be sent before it.
     holds: bool,
     /// The request cannot be read to its end.
     broken: bool,

@@ -161,7 +161,7 @@ fn service<H: Handler>(
                     reply::failure(Cause::Overflow, is_grpc(&parts.headers))
                 }
             };
-            Ok::<_, Infallible>(response.map(keep))
+            Ok::<_, Infallible>(keep(response))
         }
     })
 }

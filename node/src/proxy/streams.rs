@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 thread_local! {
     /// The response of the stream that is being polled.
@@ -29,16 +30,25 @@ struct Response {
     body: ResponseBody,
     /// It was asked for more last: whatever ends it wakes its task by itself.
     is_asked: bool,
+    /// What the stream becomes by it.
+    tunnel: Option<Tunnel>,
 }
+
+/// Travels with a response that turns its stream into a tunnel: cancelled at the tunnel's end.
+#[derive(Debug, Clone)]
+pub(super) struct Tunnel(pub(super) CancellationToken);
 
 /// Stands for the body of the stream that is being polled.
 #[derive(Debug)]
 pub(super) struct Kept(());
 
 /// Keeps a body with the task of the stream that answers with it: the one that is being polled.
-pub(super) fn keep(body: ResponseBody) -> Kept {
-    RESPONSE.set(Some(Response { body, is_asked: false }));
-    Kept(())
+pub(super) fn keep(mut response: http::Response<ResponseBody>) -> http::Response<Kept> {
+    let tunnel = response.extensions_mut().remove();
+    response.map(|body| {
+        RESPONSE.set(Some(Response { body, is_asked: false, tunnel }));
+        Kept(())
+    })
 }
 
 impl Body for Kept {
@@ -47,7 +57,7 @@ impl Body for Kept {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         RESPONSE.with_borrow_mut(|response| match response {
-            Some(Response { body, is_asked }) => {
+            Some(Response { body, is_asked, .. }) => {
                 let frame = Pin::new(body).poll_frame(context);
                 *is_asked = frame.is_pending();
                 frame
@@ -66,7 +76,8 @@ impl Body for Kept {
 }
 
 /// Runs the streams of a connection. One in which nothing moves for too long ends although others go on: its caller may have stopped
-/// reading, and then nobody asks its body for more.
+/// reading, and then nobody asks its body for more. What writes to the caller of a tunnel wakes for that alone, and the tunnel has a time of
+/// its own: it ends when that is over, but for the last bytes.
 #[derive(Clone)]
 pub(super) struct Streams {
     pub(super) tasks: Tasks,
@@ -76,6 +87,15 @@ pub(super) struct Streams {
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         let time = self.idle;
+        let tunnel = RESPONSE.with_borrow_mut(|response| response.as_mut()?.tunnel.take());
+        if let Some(Tunnel(over)) = tunnel {
+            return self.tasks.detach("http2 tunnel", async move {
+                tokio::select! {
+                    () = stream => {}
+                    () = async { over.cancelled().await; sleep(time).await } => {}
+                }
+            });
+        }
         self.tasks.detach("http2", async move {
             let (mut stream, mut idle, mut active) = (pin!(stream), pin!(sleep(time)), false);
             let mut response = None;
@@ -117,7 +137,7 @@ fn poll_stream<F: Future<Output = ()>>(
         *response = RESPONSE.take();
     }
     if let Poll::Pending = ended
-        && let Some(Response { body, is_asked: false }) = response
+        && let Some(Response { body, is_asked: false, .. }) = response
     {
         return body.poll_over(context).map(drop);
     }

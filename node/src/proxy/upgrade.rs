@@ -8,6 +8,7 @@ use super::{
     http::ResponseBody,
     inbound::Standing,
     listen,
+    streams::Tunnel,
     tcp::{self, silence},
 };
 use crate::{
@@ -28,7 +29,7 @@ use std::{
     any::Any,
     sync::{Arc, atomic::AtomicU64},
 };
-use tokio_util::either::Either;
+use tokio_util::{either::Either, sync::CancellationToken};
 
 /// The one protocol that an extended CONNECT may ask for.
 const WEBSOCKET: &str = "websocket";
@@ -209,7 +210,7 @@ pub(super) fn join(context: &Context, caller: Caller, response: &mut Response<Re
 }
 
 /// As [`join`]; `held` is dropped when the tunnel has ended, which is also when what was admitted at a gateway is denied. Until then the
-/// request lasts, and what goes through the tunnel are its bytes.
+/// request lasts, and what goes through the tunnel are its bytes. A node that stops gives it the time to drain.
 pub(super) fn join_holding(
     context: &Context,
     caller: Caller,
@@ -224,10 +225,15 @@ pub(super) fn join_holding(
     let flight = response.extensions_mut().remove::<Held>();
     // Silence in both directions after which the tunnel ends.
     let idle = context.limits().stream_idle;
-    let (place, budget) = (listen::place(), context.budget.clone());
+    let (place, budget, cutting) = (listen::place(), context.budget.clone(), context.cutting.clone());
     let mut lasting = Lasting { exchanges: response.body_mut().take_exchanges(), received: 0, sent: 0 };
-    context.tasks.detach("upgraded connection", async move {
-        let _held = (held, flight, place);
+    let over = CancellationToken::new();
+    if let Caller::Http2(_) = &caller {
+        response.extensions_mut().insert(Tunnel(over.clone()));
+    }
+    let over = over.drop_guard();
+    let tunnel = async move {
+        let _held = (held, flight, place, over);
         let server = match server {
             Some(server) => Some(Either::Left(server)),
             None => by_http2.await.ok().map(TokioIo::new).map(Either::Right),
@@ -260,12 +266,14 @@ pub(super) fn join_holding(
             },
             () = forbidden(standing) => {}
             () = forbidden(admitted) => {}
+            () = cutting.cancelled() => {}
             _ = lost => {}
             () = silence(&active, Some(idle)) => tracing::debug!("nothing went over an upgraded connection for too long"),
         }
         give_up(caller);
         give_up(server);
-    });
+    };
+    context.tasks.detach("upgraded connection", context.open.track_future(tunnel));
 }
 
 /// Requests that last as long as the tunnel, and the bytes that went through it from the caller and to it.

@@ -92,9 +92,9 @@ const PSEUDO: [&str; 4] = [":authority", ":method", ":path", ":scheme"];
 /// What formatters read. `None` shows as `-`, as in Envoy.
 pub trait Facts {
     /// A header of the request as it came; also `host`, `:authority`, `:method`, `:path` and `:scheme`.
-    fn request_header(&self, name: &str) -> Option<&str>;
+    fn request_header(&self, name: &str) -> Option<Cow<'_, str>>;
     /// A header of the response; `None` before there is one.
-    fn response_header(&self, name: &str) -> Option<&str>;
+    fn response_header(&self, name: &str) -> Option<Cow<'_, str>>;
     /// When the request came, in this format.
     fn start_time(&self, format: &TimeFormat) -> Option<String>;
     /// A plain formatter.
@@ -212,11 +212,13 @@ impl Format {
 
     fn show<'f>(&'f self, facts: &'f dyn Facts) -> Option<Cow<'f, str>> {
         match self {
-            Self::Request(lookup) => lookup.find(|name| facts.request_header(name)).map(Cow::Borrowed),
-            Self::RequestWithoutQuery(lookup) => lookup
-                .find(|name| Some(facts.request_header(name)?.split('?').next().unwrap_or_default()))
-                .map(Cow::Borrowed),
-            Self::Response(lookup) => lookup.find(|name| facts.response_header(name)).map(Cow::Borrowed),
+            Self::Request(lookup) => lookup.find(|name| facts.request_header(name)),
+            Self::RequestWithoutQuery(lookup) => lookup.find(|name| {
+                let value = facts.request_header(name)?;
+                let end = value.find('?');
+                Some(cut(value, end))
+            }),
+            Self::Response(lookup) => lookup.find(|name| facts.response_header(name)),
             Self::StartTime(format) => facts.start_time(format).map(Cow::Owned),
             Self::Word(word) => facts.word(*word).map(Cow::Owned),
         }
@@ -242,10 +244,22 @@ impl Lookup {
         (valid && is_known(&name) && other.as_deref().is_none_or(is_known)).then_some(Self { name, other, max })
     }
 
-    fn find<'f>(&'f self, header: impl Fn(&'f str) -> Option<&'f str>) -> Option<&'f str> {
+    fn find<'f>(&'f self, header: impl Fn(&'f str) -> Option<Cow<'f, str>>) -> Option<Cow<'f, str>> {
         let value = header(&self.name).or_else(|| header(self.other.as_deref()?))?;
-        let cut = self.max.and_then(|max| value.char_indices().nth(max)).map_or(value.len(), |(at, _)| at);
-        Some(&value[..cut])
+        let end = self.max.and_then(|max| value.char_indices().nth(max)).map(|(at, _)| at);
+        Some(cut(value, end))
+    }
+}
+
+/// What stands before this place.
+fn cut(text: Cow<'_, str>, end: Option<usize>) -> Cow<'_, str> {
+    match (text, end) {
+        (text, None) => text,
+        (Cow::Borrowed(text), Some(end)) => Cow::Borrowed(&text[..end]),
+        (Cow::Owned(mut text), Some(end)) => {
+            text.truncate(end);
+            Cow::Owned(text)
+        }
     }
 }
 
@@ -289,15 +303,17 @@ pub(super) mod tests {
     pub(in crate::headers) struct Fixed;
 
     impl Facts for Fixed {
-        fn request_header(&self, name: &str) -> Option<&str> {
+        fn request_header(&self, name: &str) -> Option<Cow<'_, str>> {
             match name {
-                "x-a" => Some("abcdef"),
-                ":path" => Some("/p?q"),
+                "x-a" => Some("abcdef".into()),
+                ":path" => Some("/p?q".into()),
+                // As of what is no text.
+                "x-owned" => Some("a\u{fffd}c?d".to_owned().into()),
                 _ => None,
             }
         }
 
-        fn response_header(&self, _: &str) -> Option<&str> {
+        fn response_header(&self, _: &str) -> Option<Cow<'_, str>> {
             None
         }
 
@@ -326,6 +342,7 @@ pub(super) mod tests {
         assert_eq!(show("100%%").as_deref(), Some("100%"));
         assert_eq!(show("a%REQ(X-A)%b").as_deref(), Some("aabcdefb"));
         assert_eq!(show("%REQ(X-B?X-A):3%").as_deref(), Some("abc"));
+        assert_eq!(show("%REQ_WITHOUT_QUERY(X-OWNED)% %REQ(X-OWNED):2%").as_deref(), Some("a\u{fffd}c a\u{fffd}"));
         assert_eq!(show("%REQ(X-B)%").as_deref(), Some(""));
         assert_eq!(show("a%REQ(X-B)%c").as_deref(), Some("ac"));
         assert_eq!(show("%PROTOCOL%").as_deref(), Some("HTTP/1.1"));

@@ -150,13 +150,15 @@ fn check_actions(fields: &Fields<'_>, name: &str, scope: &Scope<'_>) {
     let at = fields.at;
     let has_route = fields.get("route").is_some_and(|route| !route.is_empty_list());
     let has = |field: &'static str| if field == "route" { has_route } else { fields.has(field) };
-    let refuse = |message: String| at.error_as_istio(codes::EXCLUSIVE, message, "");
+    let refuse = |message: String, hint: &str| at.error_as_istio(codes::EXCLUSIVE, message, hint);
     if fields.has("delegate") {
         if scope.delegate {
-            refuse("delegate HTTP route cannot contain delegate".to_owned());
+            let hint = "write the rules here: only a VirtualService with hosts may delegate";
+            refuse("delegate HTTP route cannot contain delegate".to_owned(), hint);
         }
         for action in ["redirect", "route"].into_iter().filter(|action| has(action)) {
-            refuse(format!("root HTTP route {name} must not specify {action}"));
+            let hint = format!("leave `{action}` out: the rules of the delegate say it");
+            refuse(format!("root HTTP route {name} must not specify {action}"), &hint);
         }
         return;
     }
@@ -166,17 +168,19 @@ fn check_actions(fields: &Fields<'_>, name: &str, scope: &Scope<'_>) {
         ("directResponse", "direct_response", &["route", "fault", "rewrite"])
     } else {
         if !has_route {
-            at.error_as_istio(codes::NO_ACTION, "HTTP route, redirect or direct_response is required", "");
+            let hint = "write one of `route`, `redirect`, `directResponse`";
+            at.error_as_istio(codes::NO_ACTION, "HTTP route, redirect or direct_response is required", hint);
         }
         return;
     };
     for other in beside.iter().filter(|other| has(other) && **other != action) {
+        let hint = format!("nothing is forwarded by `{action}`: leave out one of `{action}` and `{other}`");
         let (rule, other) = match *other {
             "directResponse" => ("HTTP route rule", "direct_response"),
             "rewrite" => ("HTTP route rule", "rewrite"),
             plain => ("HTTP route", plain),
         };
-        refuse(format!("{rule} cannot contain both {other} and {word}"));
+        refuse(format!("{rule} cannot contain both {other} and {word}"), &hint);
     }
 }
 

@@ -62,7 +62,8 @@ impl Mirroring {
             .map(|list| list.items().iter().filter_map(|item| Mirror::decode(item, namespace)).collect::<Vec<_>>());
         let mirrors = mirrors.filter(|mirrors| !mirrors.is_empty());
         if mirror.is_some() && mirrors.is_some() {
-            fields.at.error_as_istio(codes::EXCLUSIVE, "HTTP route cannot contain both mirror and mirrors", "");
+            let hint = "write all of them in `mirrors`, each as {destination: {host: ...}}";
+            fields.at.error_as_istio(codes::EXCLUSIVE, "HTTP route cannot contain both mirror and mirrors", hint);
         }
         Self { mirror, per_million: percentage.or(percent.map(|percent| percent * 10_000)), mirrors }
     }
@@ -73,7 +74,7 @@ impl Mirror {
         let fields = at.fields()?;
         let destination = fields.get("destination");
         if destination.is_none() {
-            at.error_as_istio(codes::MISSING, "destination is required for mirrors", "");
+            at.error_as_istio(codes::MISSING, "destination is required for mirrors", "write destination: {host: ...}");
         }
         let destination = destination.and_then(|at| DestinationHost::decode(&at, namespace));
         let per_million = fields.get("percentage").map_or(Some(ALL), |at| at.percent());

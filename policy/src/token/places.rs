@@ -49,11 +49,8 @@ impl<'r> Place<'r> {
                 found.extend(tokens);
             }
             Self::Cookie(name) => {
-                let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-                let pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('='));
-                found.extend(
-                    pairs.filter(|(key, _)| key.trim() == *name).map(|(_, token)| Shown { token: token.trim() }),
-                );
+                let values = cookies(headers).filter_map(|cookie| value_of(cookie, name));
+                found.extend(values.map(|value| Shown { token: text(value) }));
             }
         }
     }
@@ -88,11 +85,9 @@ impl<'r> Place<'r> {
                 }
             }
             Self::Cookie(name) => {
-                let values = parts.headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-                let pairs = values.flat_map(|value| value.split(';')).map(str::trim).filter(|pair| !pair.is_empty());
-                let kept: Vec<&str> =
-                    pairs.filter(|pair| pair.split_once('=').is_none_or(|(key, _)| key.trim() != *name)).collect();
-                let joined = HeaderValue::from_str(&kept.join("; ")).ok().filter(|joined| !joined.is_empty());
+                let kept: Vec<&[u8]> =
+                    cookies(&parts.headers).filter(|cookie| value_of(cookie, name).is_none()).collect();
+                let joined = HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok().filter(|joined| !joined.is_empty());
                 parts.headers.remove(COOKIE);
                 parts.headers.extend(joined.map(|joined| (COOKIE, joined)));
             }
@@ -100,10 +95,26 @@ impl<'r> Place<'r> {
     }
 }
 
-/// The token in a header's value. What is no text is no token, and is shown as one that cannot be read.
+/// Each cookie, its name and value.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty())
+}
+
+/// The value of a cookie of this name.
+fn value_of<'h>(cookie: &'h [u8], name: &str) -> Option<&'h [u8]> {
+    let equals = cookie.iter().position(|byte| *byte == b'=')?;
+    (cookie[..equals].trim_ascii() == name.as_bytes()).then_some(&cookie[equals + 1..])
+}
+
+/// The token in a header's value.
 fn after<'h>(value: &'h HeaderValue, prefix: &str) -> Option<&'h str> {
-    let rest = value.as_bytes().strip_prefix(prefix.as_bytes())?;
-    Some(std::str::from_utf8(rest).unwrap_or_default().trim())
+    value.as_bytes().strip_prefix(prefix.as_bytes()).map(text)
+}
+
+/// What is no text is no token, and is shown as one that cannot be read.
+fn text(value: &[u8]) -> &str {
+    std::str::from_utf8(value).unwrap_or_default().trim()
 }
 
 fn decoded(text: &str) -> Cow<'_, str> {

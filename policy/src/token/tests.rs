@@ -16,7 +16,7 @@ use aws_lc_rs::{
         RSA_PSS_SHA256, RsaEncoding, RsaKeyPair,
     },
 };
-use http::{HeaderName, Request, header::AUTHORIZATION, request::Parts};
+use http::{HeaderName, HeaderValue, Request, header::AUTHORIZATION, request::Parts};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -296,6 +296,18 @@ fn tokens_are_found_and_taken_out_where_rules_say() {
     let mut shown = parts("/", &[("cookie", &format!("a=b; session={token}; c=d"))]);
     check(std::slice::from_ref(&believed), &mut shown).unwrap().unwrap();
     assert_eq!(shown.headers["cookie"], "a=b; c=d");
+    // Whatever another cookie holds; and what is no text is no token.
+    let with_cookies = |cookies: &[&[u8]]| {
+        let mut shown = parts("/", &[]);
+        shown.headers.insert("cookie", HeaderValue::from_bytes(&cookies.concat()).unwrap());
+        shown
+    };
+    let mut shown = with_cookies(&[b"name=J\xfcrgen; session=", token.as_bytes(), b"; c=d"]);
+    assert!(check(std::slice::from_ref(&believed), &mut shown).unwrap().is_some());
+    assert_eq!(shown.headers["cookie"].as_bytes(), b"name=J\xfcrgen; c=d");
+    for forged in [&b"\xff; session=forged.token.here"[..], b"session=\xff", b"session=forged.token.\xff"] {
+        assert!(check(std::slice::from_ref(&believed), &mut with_cookies(&[forged])).is_err(), "{forged:?}");
+    }
     let mut twice = parts(&format!("/?t={token}"), &[("x-token", "T other.token.here")]);
     assert_eq!(refused(std::slice::from_ref(&believed), &mut twice), Refusal::Several);
     // Kept where the rule says so.
@@ -375,14 +387,16 @@ proptest! {
     fn no_bytes_panic_and_none_holds(
         token in "[A-Za-z0-9_.-]{0,60}|[ -~]{0,60}",
         query in "[A-Za-z0-9_.%=&;-]{0,40}",
-        cookie in "[ -~]{0,40}",
+        mut cookie in prop::collection::vec(any::<u8>(), 0..40),
     ) {
+        cookie.retain(|byte| *byte >= b' ' && *byte != 0x7f);
         let mut believed = rule("i", p256().keys());
         believed.from_headers = vec![(AUTHORIZATION, "Bearer ".to_owned())];
         believed.from_params = vec!["t".to_owned()];
         believed.from_cookies = vec!["c".to_owned()];
         let target = format!("/?t={query}");
-        let mut shown = parts(&target, &[("authorization", &format!("Bearer {token}")), ("cookie", &cookie)]);
+        let mut shown = parts(&target, &[("authorization", &format!("Bearer {token}"))]);
+        shown.headers.insert("cookie", HeaderValue::from_bytes(&[&cookie[..], b";c=", &cookie[..]].concat()).unwrap());
         prop_assert!(!matches!(check(std::slice::from_ref(&believed), &mut shown), Ok(Some(_))));
         for place in Place::all(&believed) {
             place.clear(&mut shown);

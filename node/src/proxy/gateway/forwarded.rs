@@ -1,7 +1,7 @@
 //! What a gateway tells of a client in headers: its address, how it came, its certificate. A client may not say it itself, and a
 //! proxy before the gateway only as far as `gatewayTopology` believes it.
 
-use crate::proxy::http::EXTERNAL_ADDRESS;
+use crate::proxy::http::{EXTERNAL_ADDRESS, address_from_end};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use certs::foreign::Foreign;
@@ -52,11 +52,8 @@ fn is_ours(name: &str) -> bool {
 
 /// The address of the client: that of the connection, or behind so many proxies of one's own the one that the farthest of them saw.
 fn client(headers: &HeaderMap, remote: IpAddr, proxies: usize) -> IpAddr {
-    let Some(back) = proxies.checked_sub(1) else { return remote };
-    let lines = headers.get_all(FOR).iter().filter_map(|line| line.to_str().ok());
-    let told: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
-    let address = told.len().checked_sub(1 + back).and_then(|place| told[place].parse::<IpAddr>().ok());
-    address.map_or(remote, |address| address.to_canonical())
+    let told = proxies.checked_sub(1).and_then(|back| address_from_end(headers.get_all(FOR).iter(), back));
+    told.unwrap_or(remote)
 }
 
 /// A proxy of one's own may have met TLS in the gateway's place.
@@ -128,9 +125,14 @@ mod tests {
     const REMOTE: [u8; 4] = [192, 0, 2, 9];
 
     fn received(sent: &[(&'static str, &str)], proxies: usize) -> HeaderMap {
+        let sent: Vec<_> = sent.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        received_bytes(&sent, proxies)
+    }
+
+    fn received_bytes(sent: &[(&'static str, &[u8])], proxies: usize) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in sent {
-            headers.append(*name, HeaderValue::from_str(value).unwrap());
+            headers.append(*name, HeaderValue::from_bytes(value).unwrap());
         }
         let topology = GatewayTopology { trusted_proxies: proxies, ..GatewayTopology::default() };
         receive(&mut headers, (REMOTE.into(), false, None), &topology);
@@ -155,6 +157,19 @@ mod tests {
         assert_eq!(scheme(&received(&sent, 1)), "https");
         assert_eq!(scheme(&received(&sent, 0)), "http");
         assert_eq!(scheme(&received(&[("x-forwarded-proto", "gopher")], 1)), "http");
+    }
+
+    #[test]
+    fn no_byte_of_a_client_hides_what_a_proxy_appended() {
+        let client = |sent: &[&[u8]], proxies| {
+            let lines: Vec<_> = sent.iter().map(|line| ("x-forwarded-for", *line)).collect();
+            received_bytes(&lines, proxies)["x-envoy-external-address"].to_str().unwrap().to_owned()
+        };
+        assert_eq!(client(&[b"\xff, 10.0.0.1"], 1), "10.0.0.1");
+        assert_eq!(client(&[b"\xff,10.0.0.1 , 10.0.0.2"], 2), "10.0.0.1");
+        assert_eq!(client(&[b"\xff", b"10.0.0.1"], 1), "10.0.0.1");
+        assert_eq!(client(&[b"10.0.0.7, \xff10.0.0.1"], 1), "192.0.2.9", "that is no address");
+        assert_eq!(client(&[b"10.0.0.7", b"\xff"], 2), "10.0.0.7", "places count, whatever stands in them");
     }
 
     #[test]
@@ -213,10 +228,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_client_says(told in "[ -~]{0,80}", proxies in 0usize..4) {
-            let headers = received(&[("x-forwarded-for", &told)], proxies);
-            prop_assert!(headers["x-forwarded-for"].to_str().unwrap().ends_with("192.0.2.9"));
+        fn whatever_a_client_says(mut told in prop::collection::vec(any::<u8>(), 0..80), proxies in 0usize..4) {
+            told.retain(|byte| *byte == b'\t' || *byte >= b' ' && *byte != 0x7f);
+            let headers = received_bytes(&[("x-forwarded-for", &told)], proxies);
+            prop_assert!(headers["x-forwarded-for"].as_bytes().ends_with(b"192.0.2.9"));
             prop_assert!(headers["x-envoy-external-address"].to_str().unwrap().parse::<IpAddr>().is_ok());
+            // A proxy that is believed appends what it saw.
+            let appended = [&told[..], b", 198.51.100.7"].concat();
+            let seen = received_bytes(&[("x-forwarded-for", &appended)], 1);
+            prop_assert_eq!(&seen["x-envoy-external-address"], "198.51.100.7");
         }
     }
 }

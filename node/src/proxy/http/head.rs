@@ -10,6 +10,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use policy::{kinds::PathNormalization, normalize};
+use std::net::IpAddr;
 
 /// Who called, as this proxy tells the application.
 pub(in crate::proxy) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -87,6 +88,17 @@ pub(in crate::proxy) fn normalize_path(parts: &mut Parts, level: PathNormalizati
     Ok(())
 }
 
+/// The address that stands so many places before the last one of a list of them, in however many lines: each proxy appends one. The others
+/// may be anything.
+pub(in crate::proxy) fn address_from_end<'h>(
+    lines: impl DoubleEndedIterator<Item = &'h HeaderValue>,
+    back: usize,
+) -> Option<IpAddr> {
+    let item = lines.rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).nth(back)?;
+    let address: IpAddr = std::str::from_utf8(item.trim_ascii()).ok()?.parse().ok()?;
+    Some(address.to_canonical())
+}
+
 fn target_length(parts: &Parts) -> usize {
     parts.uri.path_and_query().map_or(0, |path| path.as_str().len())
         + parts.uri.authority().map_or(0, |authority| authority.as_str().len())
@@ -120,8 +132,8 @@ pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(',').map(str::trim))
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| std::str::from_utf8(name.trim_ascii()).ok())
             // Most name what goes anyway.
             .filter(|name| !is_hop_by_hop(name))
             .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())

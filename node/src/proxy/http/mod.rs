@@ -19,8 +19,8 @@ pub(super) use budget::ReplayBudget;
 pub(super) use frame_guard::FrameGuard;
 pub(super) use grpc_messages::Messages;
 pub(super) use head::{
-    EXTERNAL_ADDRESS, FORWARDED_CLIENT_CERT, FORWARDED_FOR, REAL_ADDRESS, authority, is_grpc, is_proxys, join_cookies,
-    normalize_path, strip_claims, strip_hop_by_hop, strip_identity, strip_own,
+    EXTERNAL_ADDRESS, FORWARDED_CLIENT_CERT, FORWARDED_FOR, REAL_ADDRESS, address_from_end, authority, is_grpc,
+    is_proxys, join_cookies, normalize_path, strip_claims, strip_hop_by_hop, strip_identity, strip_own,
 };
 pub(super) use incoming::Incoming;
 pub(super) use request_body::{Beginning, Completion, RequestBody, Upload};

@@ -65,8 +65,7 @@ impl Caller {
 
 /// The address in a header; of several the last one, which the gateway itself has seen.
 fn read(told: &HeaderValue) -> Option<IpAddr> {
-    let address = told.to_str().ok()?.rsplit(',').next()?.trim().parse::<IpAddr>().ok()?;
-    Some(address.to_canonical())
+    body::address_from_end(std::iter::once(told), 0)
 }
 
 #[cfg(test)]
@@ -75,9 +74,10 @@ mod tests {
 
     #[test]
     fn of_many_addresses_the_last_is_the_gateways_word() {
-        let read = |told: &'static str| read(&HeaderValue::from_static(told));
+        let read = |told: &str| read(&HeaderValue::from_bytes(told.as_bytes()).unwrap());
         assert_eq!(read("10.9.9.9, 192.0.2.1"), Some(IpAddr::from([192, 0, 2, 1])));
         assert_eq!(read("::ffff:192.0.2.1"), Some(IpAddr::from([192, 0, 2, 1])));
+        assert_eq!(read("é, 192.0.2.1"), Some(IpAddr::from([192, 0, 2, 1])), "whatever a client said before");
         assert_eq!((read("unknown"), read("192.0.2.1,")), (None, None));
     }
 }

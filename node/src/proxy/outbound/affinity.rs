@@ -44,7 +44,7 @@ impl Affinity {
                 parameter(parts.uri.query().unwrap_or_default(), name).map(|value| balance::hash(value.as_bytes())),
             ),
             Some(HashKey::Cookie(cookie)) => match value(&parts.headers, &cookie.name) {
-                Some(value) => plain(Some(balance::hash(value.as_bytes()))),
+                Some(value) => plain(Some(balance::hash(value))),
                 None => made(cookie, random),
             },
         }
@@ -87,11 +87,11 @@ fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
 }
 
 /// The value of a cookie, without quotes.
-fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let value = |pair: &'h [u8]| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=");
+    let value = pairs.into_iter().find_map(value)?;
+    let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
     Some(quoted.unwrap_or(value)).filter(|value| !value.is_empty())
 }
 
@@ -173,6 +173,8 @@ mod tests {
         };
         let known = of(cookie(Some(9)), get("/").header(COOKIE, "a=1; c=\"v\"; d"));
         assert_eq!(known, Affinity { hash: Some(balance::hash(b"v")), cookie: None });
+        let beside = of(cookie(Some(9)), get("/").header(COOKIE, "name=J\u{fc}rgen; c=v"));
+        assert_eq!(beside, known, "whatever another cookie holds");
         let fresh = of(cookie(Some(9)), get("/"));
         let text = "c=\"00000000000000ab\"; Max-Age=9; Path=/p; Secure; SameSite=Lax; HttpOnly";
         assert_eq!(fresh.cookie.as_ref().unwrap(), text);

@@ -2,7 +2,7 @@
 
 use crate::telemetry::protocol_name;
 use certs::codec::Millis;
-use http::{HeaderMap, HeaderValue, StatusCode, request::Parts, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, StatusCode, request::Parts};
 use policy::{
     headers::{Facts, Word},
     operator::TimeFormat,
@@ -35,18 +35,18 @@ impl RequestFacts<'_> {
 }
 
 impl Facts for RequestFacts<'_> {
-    fn request_header(&self, name: &str) -> Option<&str> {
+    fn request_header(&self, name: &str) -> Option<Cow<'_, str>> {
         match name {
-            ":authority" | "host" => self.host.to_str().ok(),
-            ":method" => Some(self.head.method.as_str()),
-            ":path" => self.head.uri.path_and_query().map(PathAndQuery::as_str),
-            ":scheme" => Some(self.scheme),
-            _ => self.head.headers.get(name)?.to_str().ok(),
+            ":authority" | "host" => Some(text(self.host)),
+            ":method" => Some(self.head.method.as_str().into()),
+            ":path" => self.head.uri.path_and_query().map(|path| path.as_str().into()),
+            ":scheme" => Some(self.scheme.into()),
+            _ => self.head.headers.get(name).map(text),
         }
     }
 
-    fn response_header(&self, name: &str) -> Option<&str> {
-        self.response?.1.get(name)?.to_str().ok()
+    fn response_header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.response?.1.get(name).map(text)
     }
 
     fn start_time(&self, format: &TimeFormat) -> Option<String> {
@@ -74,4 +74,9 @@ impl Facts for RequestFacts<'_> {
             Word::RouteName => Some(self.route.clone().into_owned()),
         }
     }
+}
+
+/// What is no text is shown as far as it is one, as in logs: an operation that was left out would leave what the client sent.
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
 }

@@ -63,7 +63,8 @@ pub(super) async fn forward(
     // What formatters of the response may ask about.
     let asked = !route.response_headers.is_empty() || !destination.response_headers.is_empty();
     let asked = asked.then(|| (head.parts.clone(), head.host.clone()));
-    rewrite(requests, routed, destination, head).inspect_err(|_| requests.count_service(routed, exchange))?;
+    let before = rewrite(requests, routed, destination, head);
+    let before = before.inspect_err(|_| requests.count_service(routed, exchange))?;
     let names = [requests.speaker.fixed_host(), head.host.to_str().ok().map(|host| split_authority(host).0)];
     let brought = Brought { port: routed.port, dialled: requests.dialled, names, account: requests.account() };
     let placed = context.place(snapshot, &requests.speaker, destination, brought).await;
@@ -73,9 +74,12 @@ pub(super) async fn forward(
         .inspect_err(|_| requests.count_service(routed, exchange))?;
     exchange.between(Arc::clone(&cluster.nobody));
     let hash = cluster.consistent_hash();
+    // As in Envoy, what the application sent counts, not what the route makes of it.
+    let key = before.as_deref().unwrap_or(head);
     let affinity = hash
-        .map(|hash| Affinity::of(hash, (&head.parts, &head.host), requests.remote, context.random()))
+        .map(|hash| Affinity::of(hash, (&key.parts, &key.host), requests.remote, context.random()))
         .unwrap_or_default();
+    drop(before);
     let config = snapshot.compiled.config();
     let grpc = exchange.is_grpc();
     let patience = body::patience(&config.limits, grpc);
@@ -145,19 +149,25 @@ pub(super) struct Head {
     pub(super) host: HeaderValue,
 }
 
-/// Applies rewrite and header operations.
-fn rewrite(requests: &Requests<'_>, routed: &Routed, destination: &Destination, head: &mut Head) -> Result<(), Cause> {
+/// Applies rewrite and header operations; gives the head as it was if they may have changed it.
+fn rewrite(
+    requests: &Requests<'_>,
+    routed: &Routed,
+    destination: &Destination,
+    head: &mut Head,
+) -> Result<Option<Box<Head>>, Cause> {
     let (Head { parts, host }, route) = (head, &routed.route);
     let operations = [&destination.request_headers, &route.request_headers];
     // As in Istio the route's own authority goes before the destination's.
     let of_route = routed.authority().is_some() || route.request_headers.authority.is_some();
-    // Formatters see the request before it is rewritten.
-    let asked = operations.iter().any(|operations| !operations.is_empty()).then(|| (parts.clone(), host.clone()));
     let path = routed.path(&parts.uri);
     let rewritten = match parts.uri.path_and_query() {
         Some(known) if known.as_str() == path => None,
         Some(_) | None => Some(PathAndQuery::try_from(&*path).map_err(|_| Cause::NoRewrite)?),
     };
+    let operates = operations.iter().any(|operations| !operations.is_empty());
+    let changes = operates || rewritten.is_some() || routed.authority().is_some();
+    let before = changes.then(|| Box::new(Head { parts: parts.clone(), host: host.clone() }));
     if let Some(path) = rewritten {
         if let Some(original) = parts.uri.path_and_query().and_then(|path| HeaderValue::from_str(path.as_str()).ok()) {
             parts.headers.insert(ORIGINAL_PATH, original);
@@ -167,8 +177,9 @@ fn rewrite(requests: &Requests<'_>, routed: &Routed, destination: &Destination, 
     if let Some(authority) = routed.authority() {
         *host = HeaderValue::from_str(authority).map_err(|_| Cause::NoRewrite)?;
     }
-    if let Some((asked, sent)) = &asked {
-        let facts = requests.facts(routed, asked, sent);
+    // Formatters see the request before it is rewritten.
+    if let Some(before) = before.as_deref().filter(|_| operates) {
+        let facts = requests.facts(routed, &before.parts, &before.host);
         for (place, operations) in operations.into_iter().enumerate() {
             operations.apply(Side::Request, &mut parts.headers, &facts);
             let authority = operations.authority.as_ref().filter(|_| place > 0 || !of_route);
@@ -177,7 +188,7 @@ fn rewrite(requests: &Requests<'_>, routed: &Routed, destination: &Destination, 
             }
         }
     }
-    Ok(())
+    Ok(before)
 }
 
 /// An answer that is passed on, and by whom.

@@ -97,6 +97,32 @@ fn a_header_keeps_requests_together_and_its_absence_does_not() {
 }
 
 #[test]
+fn a_key_counts_as_it_came_whatever_the_route_makes_of_it() {
+    let (mut world, _backends) = three();
+    for (key, route) in [
+        ("httpHeaderName: x-user", "headers: {request: {remove: [x-user]}}"),
+        ("httpHeaderName: x-user", "headers: {request: {set: {x-user: all}}}"),
+        ("httpQueryParameterName: id", "rewrite: {uriRegexRewrite: {match: '^.*$', rewrite: /plain}}"),
+        ("httpHeaderName: ':authority'", "rewrite: {authority: all}"),
+    ] {
+        world.push(&format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: reviews}}\nspec:\n  hosts: [reviews]\n  \
+             http: [{{{route}, route: [{{destination: {{host: reviews}}}}]}}]\n---\n{}",
+            traffic_policy(&format!("{{loadBalancer: {{consistentHash: {{{key}}}}}}}")),
+        ));
+        let hosts = ["reviews", "reviews.default", "reviews.default.svc", "reviews.default.mesh"];
+        let of = |user: usize| {
+            let host = if key.contains("authority") { hosts[user % hosts.len()] } else { "reviews" };
+            format!("GET /?id={user} HTTP/1.1\r\nHost: {host}\r\nX-User: {user}\r\n\r\n")
+        };
+        let homes: Vec<_> = (0..20).map(|user| tally(&world, 3, &of(user))).collect();
+        assert!(homes.iter().all(|home| home.len() == 1), "{key}: {homes:?}");
+        let all: BTreeMap<_, _> = homes.into_iter().flatten().collect();
+        assert!(all.len() > 1, "{key}: they are spread");
+    }
+}
+
+#[test]
 fn retries_of_a_key_stay_with_its_endpoint() {
     let fails = |_: &super::backend::Arrived| b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n".to_vec();
     let (one, two) = (Backend::scripted(fails), Backend::scripted(fails));

@@ -19,7 +19,8 @@ use tokio::{
     net::TcpListener,
 };
 
-/// An application that speaks HTTP/2 only, and takes an extended CONNECT to `/chat`: what it hears there it says again.
+/// An application that speaks HTTP/2 only, and takes an extended CONNECT to `/chat`: what it hears there it says again. At `/listen` it says
+/// one word, once it has heard another.
 async fn application(tasks: Tasks) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -47,13 +48,22 @@ fn answer(tasks: &Tasks, request: &mut Request<hyper::body::Incoming>) -> Respon
         return Response::new(full("plain"));
     }
     assert!(!request.headers().contains_key("upgrade") && !request.headers().contains_key("sec-websocket-key"));
-    if request.uri().path() != "/chat" {
+    let path = request.uri().path().to_owned();
+    if path != "/chat" && path != "/listen" {
         return Response::builder().status(404).body(full("no such room")).unwrap();
     }
     let upgrade = hyper::upgrade::on(request);
-    tasks.detach("echo", async move {
+    tasks.detach("room", async move {
         let (mut read, mut write) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
-        drop(tokio::io::copy(&mut read, &mut write).await);
+        if path == "/chat" {
+            drop(tokio::io::copy(&mut read, &mut write).await);
+            return;
+        }
+        let mut heard = [0; 4];
+        while heard != *b"last" {
+            read.read_exact(&mut heard).await.unwrap();
+        }
+        write.write_all(b"done").await.unwrap();
     });
     Response::builder().header("x-authority", authority).body(full("")).unwrap()
 }
@@ -137,6 +147,60 @@ fn by_its_callers_version_an_application_is_asked_as_http1_has_it() {
         let answer = Client::connect(world.nodes[0].outbound).ask(format!("GET /chat HTTP/1.1\r\n{ASK}")).unwrap();
         assert_eq!((answer.status, answer.header("x-tunnel")), (101, Some("yes")), "{answer:?}");
     }
+}
+
+#[test]
+fn a_draining_node_lets_websockets_end() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let target = runtime.block_on(application(tasks.clone()));
+    for (nodes, stopped) in [(2, 1), (2, 0), (1, 0)] {
+        let world = World::new(nodes, vec![Entry::at(nodes - 1, "reviews", "v1", target, Protocol::Http2)]);
+        let open = || {
+            let mut client = Client::connect(world.nodes[0].outbound);
+            assert_eq!(client.ask(format!("GET /chat HTTP/1.1\r\n{ASK}")).unwrap().status, 101);
+            client.write("hello");
+            assert!(client.wait_for("hello"));
+            client
+        };
+        let (mut ends, mut stays) = (open(), open());
+        std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| world.stop(stopped));
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            for client in [&mut ends, &mut stays] {
+                client.write("again");
+                assert!(client.wait_for("again"), "{nodes} {stopped}");
+            }
+            ends.half_close();
+            assert!(ends.ended());
+            assert!(stays.ended(), "what does not is cut at the end of the drain");
+            stopping.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_websocket_over_http2_lasts_while_one_side_speaks() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let target = runtime.block_on(application(tasks.clone()));
+    let mut world = World::new(1, vec![Entry::at(0, "reviews", "v1", target, Protocol::Http2)]);
+    world.push(&mesh_config("{limits: {streamIdle: 300ms}}"));
+    runtime.block_on(async {
+        let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+        drop(sender.send_request(Request::get("http://reviews/").body(full("")).unwrap()).await.unwrap());
+        let request = Request::connect("http://reviews/listen");
+        let request = request.extension(hyper::ext::Protocol::from_static("websocket")).body(full("")).unwrap();
+        let mut response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+        for _ in 0..20 {
+            tunnel.write_all(b"word").await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        tunnel.write_all(b"last").await.unwrap();
+        let mut heard = [0; 4];
+        tunnel.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"done");
+    });
 }
 
 /// An application that agrees to a tunnel, has nothing to say, and takes nothing.

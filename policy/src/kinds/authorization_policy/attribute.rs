@@ -98,6 +98,28 @@ impl Attribute {
         })
     }
 
+    /// How a key might have been meant that [`Attribute::of_key`] does not know.
+    pub(super) fn hint(key: &str) -> String {
+        let name = key.split('[').next().unwrap_or(key);
+        match name {
+            "destination.namespace" => return "leave it out: a policy is for workloads of its own namespace".into(),
+            "destination.labels" | "destination.name" | "destination.user" => {
+                return "leave it out, and write labels of workloads in `selector.matchLabels`".into();
+            }
+            _ => {}
+        }
+        let plain = || PLAIN.iter().map(|(own, _)| *own);
+        match crate::decode::nearest(name, plain().chain(["request.headers", "request.auth.claims"])) {
+            Some("request.headers") => "write request.headers[NAME], e.g. request.headers[x-user]".into(),
+            Some("request.auth.claims") => "write request.auth.claims[NAME], of a nested claim [NAME][INNER]".into(),
+            Some(near) => format!("did you mean `{near}`?"),
+            None => {
+                let forms = ["request.headers[NAME]", "request.auth.claims[NAME]"];
+                format!("one of {}", plain().chain(forms).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
     /// True if a TCP connection has it not.
     pub fn is_http(&self) -> bool {
         match self {

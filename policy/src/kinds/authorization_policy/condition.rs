@@ -60,7 +60,8 @@ pub(super) fn decode(
         }
         let value = |(text, at): &(&str, At<'_>)| {
             if text.is_empty() {
-                at.error_as_istio(codes::EMPTY, format!("empty value not allowed, found in {prefix}{key}"), "");
+                let message = format!("empty value not allowed, found in {prefix}{key}");
+                at.error_as_istio(codes::EMPTY, message, "leave it out; `*` is any value that is not empty");
                 return None;
             }
             match Value::read(attribute, text, own_namespace) {
@@ -68,8 +69,8 @@ pub(super) fn decode(
                     warn_of_vain(attribute, text, at);
                     Some(value)
                 }
-                Err((code, message)) => {
-                    at.error_as_istio(code, message, "");
+                Err((code, message, hint)) => {
+                    at.error_as_istio(code, message, hint);
                     None
                 }
             }
@@ -97,8 +98,11 @@ fn warn_of_vain(attribute: &Attribute, text: &str, at: &At<'_>) {
     }
 }
 
+/// Code and message of a value that cannot be, and how to mend it.
+type Bad = (&'static str, String, &'static str);
+
 impl Value {
-    fn read(attribute: &Attribute, text: &str, own_namespace: &str) -> Result<Self, (&'static str, String)> {
+    fn read(attribute: &Attribute, text: &str, own_namespace: &str) -> Result<Self, Bad> {
         match attribute {
             Attribute::Principal
             | Attribute::ServerName
@@ -112,37 +116,51 @@ impl Value {
             Attribute::TrustDomain => trust_domain(text).map(Self::Text),
             Attribute::Namespace => Ok(Self::Namespace(NamespacePattern::new(text))),
             Attribute::ServiceAccount => account(text, own_namespace),
-            Attribute::Path => PathPattern::new(text).map(Self::Path).map_err(|error| (codes::PATTERN, error)),
+            Attribute::Path => PathPattern::new(text).map(Self::Path).map_err(|error| (codes::PATTERN, error, "")),
             Attribute::RequestPrincipal => Ok(Self::Token(TokenPattern::new(text))),
             Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
                 text.parse().map(Self::Addresses).map_err(|_| {
                     let what = if text.contains('/') { "bad CIDR range" } else { "bad IP address" };
-                    (codes::SUBNET, format!("{what} ({text})"))
+                    (
+                        codes::SUBNET,
+                        format!("{what} ({text})"),
+                        "write an address or a range, e.g. 10.0.0.7 or 10.0.0.0/8",
+                    )
                 })
             }
             Attribute::DestinationPort => {
                 let digits = text.bytes().all(|byte| byte.is_ascii_digit());
                 let port = text.parse().ok().filter(|_| digits);
-                port.map(Self::Port).ok_or_else(|| (codes::RANGE, format!("bad port ({text})")))
+                port.map(Self::Port).ok_or_else(|| {
+                    (
+                        codes::RANGE,
+                        format!("bad port ({text})"),
+                        "write one port as a number; several as items of the list",
+                    )
+                })
             }
         }
     }
 }
 
-fn trust_domain(text: &str) -> Result<TextPattern, (&'static str, String)> {
+fn trust_domain(text: &str) -> Result<TextPattern, Bad> {
+    const HINT: &str = "write the domain alone, e.g. prod.example or *.example";
     if text.contains('/') {
-        return Err((codes::PATTERN, format!("`{text}` is not a trust domain: it has a `/`")));
+        return Err((codes::PATTERN, format!("`{text}` is not a trust domain: it has a `/`"), HINT));
     }
     let inner = text.strip_prefix('*').or_else(|| text.strip_suffix('*')).unwrap_or(text);
     if inner.contains('*') {
-        return Err((codes::PATTERN, format!("`{text}`: `*` may stand at one end of a trust domain only")));
+        return Err((codes::PATTERN, format!("`{text}`: `*` may stand at one end of a trust domain only"), HINT));
     }
     Ok(TextPattern::new(text))
 }
 
-fn account(text: &str, own_namespace: &str) -> Result<Value, (&'static str, String)> {
+fn account(text: &str, own_namespace: &str) -> Result<Value, Bad> {
     let (namespace, name) = text.split_once('/').unwrap_or((own_namespace, text));
-    let bad = |why: &str| Err((codes::PATTERN, format!("`{text}` is not a service account: {why}")));
+    let bad = |why: &str| {
+        let hint = "name one account; for several by a pattern take `principals` or `namespaces`";
+        Err((codes::PATTERN, format!("`{text}` is not a service account: {why}"), hint))
+    };
     if name.contains('/') {
         return bad("write NAMESPACE/ACCOUNT or ACCOUNT");
     }

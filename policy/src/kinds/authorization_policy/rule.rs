@@ -82,7 +82,7 @@ fn alternatives(
         let object = outer.get(inner);
         outer.finish();
         let Some(object) = object else {
-            item.error_as_istio(codes::MISSING, format!("`{name}.{inner}` must not be nil"), "");
+            item.error_as_istio(codes::MISSING, format!("`{name}.{inner}` must not be nil"), &way_out(name, inner));
             return None;
         };
         let fields = object.fields()?;
@@ -95,12 +95,16 @@ fn alternatives(
         }
         fields.finish();
         if conditions.is_empty() && object.out.errors() == before {
-            object.error_as_istio(codes::EMPTY, format!("`{name}.{inner}` must not be empty"), "");
+            object.error_as_istio(codes::EMPTY, format!("`{name}.{inner}` must not be empty"), &way_out(name, inner));
         }
         check_accounts(&object, &conditions);
         Some(conditions)
     };
     items.iter().filter_map(decode).collect()
+}
+
+fn way_out(name: &str, inner: &str) -> String {
+    format!("write a field in `{inner}`, or leave `{name}` out to mean any")
 }
 
 /// Service accounts stand for principal and namespace together.
@@ -118,16 +122,17 @@ fn decode_when(at: &At<'_>, own_namespace: &str) -> Option<Condition> {
     fields.finish();
     let Some((key, place)) = key.as_ref().and_then(|key| Some((key.text()?, key))).filter(|(key, _)| !key.is_empty())
     else {
-        at.error_as_istio(codes::MISSING, "`key` must not be empty", "");
+        at.error_as_istio(codes::MISSING, "`key` must not be empty", "write what is looked at, e.g. source.ip");
         return None;
     };
     let count = |list: &Option<At<'_>>| list.as_ref().map_or(0, |list| list.items().len());
     if count(&values) + count(&not_values) == 0 {
         let message = format!("at least one of `values` or `notValues` must be set for key {key}");
-        at.error_as_istio(codes::MISSING, message, "");
+        at.error_as_istio(codes::MISSING, message, "write a value in one of them, or leave the condition out");
         return None;
     }
-    let attribute = Attribute::of_key(key).map_err(|error| place.error_as_istio(codes::ATTRIBUTE, error, "")).ok()?;
+    let unknown = |error| place.error_as_istio(codes::ATTRIBUTE, error, &Attribute::hint(key));
+    let attribute = Attribute::of_key(key).map_err(unknown).ok()?;
     if let Attribute::EnvoyFilter(_) = attribute {
         place.unbuilt(format!("`{key}` (there is no Envoy whose filters could say it)"));
     }

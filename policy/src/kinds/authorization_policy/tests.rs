@@ -66,6 +66,32 @@ fn what_is_not_valid_says_so() {
 }
 
 #[test]
+fn what_is_not_valid_says_how_to_mend_it() {
+    let when = |key: &str| format!("{{rules: [{{when: [{{key: '{key}', values: [a]}}]}}]}}");
+    let from = |source: &str| format!("{{rules: [{{from: [{{source: {{{source}}}}}]}}]}}");
+    for (spec, hint) in [
+        (when("source.principle"), "did you mean `source.principal`?"),
+        (when("source.ips"), "did you mean `source.ip`?"),
+        (when("request.header[x-user]"), "write request.headers[NAME]"),
+        (when("request.headers"), "write request.headers[NAME]"),
+        (when("request.auth.claim[iss]"), "write request.auth.claims[NAME]"),
+        (when("destination.labels[app]"), "`selector.matchLabels`"),
+        (when("destination.namespace"), "its own namespace"),
+        (when("key1"), "one of source.principal, source.namespace"),
+        (from("ipBlocks: [10.0.0.0/33]"), "10.0.0.0/8"),
+        (from("ipBlocks: ['']"), "leave it out"),
+        (from("trustDomains: ['a/b']"), "write the domain alone"),
+        (from("serviceAccounts: ['a/*']"), "`principals`"),
+        (from(""), "leave `from` out"),
+        ("{rules: [{to: [{operation: {ports: ['80,81']}}]}]}".to_owned(), "items of the list"),
+    ] {
+        let parsed = read("", &spec);
+        let hints: Vec<&str> = errors(&parsed).iter().map(|problem| problem.hint.as_str()).collect();
+        assert!(hints.len() == 1 && hints[0].contains(hint), "{spec}: {hints:?}");
+    }
+}
+
+#[test]
 fn a_trial_is_for_allow_and_deny() {
     let dry = |value: &str, spec: &str| read(&format!("istio.io/dry-run: '{value}'"), spec);
     for (value, expected) in [("true", true), ("false", false)] {

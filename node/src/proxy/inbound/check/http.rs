@@ -82,11 +82,10 @@ fn consent(check: &HttpCheck, headers: &HeaderMap) -> Changes {
         }
         lines
     };
-    let removed = headers.get_all(REMOVED).iter().filter_map(|value| value.to_str().ok());
-    let removed = removed.flat_map(|value| value.split(','));
+    let removed = headers.get_all(REMOVED).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     Changes {
         request: lines(&check.to_upstream_on_allow),
-        removed: removed.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()).collect(),
+        removed: removed.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect(),
         response: lines(&check.to_downstream_on_allow),
         ..Changes::default()
     }
