@@ -157,3 +157,50 @@ fn keys_follow_their_issuer_and_outlive_its_absence() {
     server.serves(Some(&never));
     becomes("it is back", &never, 200);
 }
+
+/// A short name means another issuer in each namespace, and what one says counts in no other; nor is who asks left to chance.
+#[test]
+fn issuers_of_two_namespaces_are_two_although_their_names_are_one() {
+    let (dev, prod) = (Issuer::default(), Issuer::default());
+    let served = |namespace: &str, issuer: &Issuer| {
+        let target = Some(issuer.serve(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
+        Service { target, ..Service::version(&format!("{namespace}/keycloak"), "v1") }
+    };
+    let services = [
+        Service::version("dev/api", "v1"),
+        Service::version("prod/api", "v1"),
+        Service { account: "asker".to_owned(), ..Service::version("prod/worker", "v1") },
+    ];
+    let issuers = [served("dev", &dev), served("prod", &prod)];
+    let plans = [Plan::with([Service::client("shop/web")]), Plan::with(services), Plan::with(issuers)];
+    let cluster = Cluster::start(skein(), &["web", "apis", "issuers"].into_iter().zip(plans).collect::<Vec<_>>());
+    cluster.wait_members(PATIENCE);
+    for service in ["dev/api", "prod/api", "prod/worker", "dev/keycloak", "prod/keycloak"] {
+        cluster.wait_endpoints(service, 1);
+    }
+    let authentication = |namespace: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: users, namespace: {namespace}}}\nspec: {{jwtRules: [{{issuer: 'https://id.example', jwksUri: 'http://keycloak:9080/keys'}}]}}\n---\n"
+        )
+    };
+    // The service that comes first may not ask.
+    let only = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: keys, namespace: prod}\nspec: {selector: {matchLabels: {app: keycloak}}, rules: [{from: [{source: {principals: [cluster.local/ns/prod/sa/asker]}}]}]}\n";
+    let documents = authentication("dev") + &authentication("prod") + only;
+    cluster.push("web", &documents, &["--wait", "all"]).expect_code(0);
+    let claims = json!({"iss": "https://id.example", "sub": "alice"});
+    let bearers = [&dev, &prod].map(|issuer| format!("Bearer {}", issuer.token(&claims)));
+    let status = |host: &str, bearer: &str| {
+        let headers = [("authorization", bearer)];
+        http::get_with(cluster.node("web").outbound(), host, "/", &headers).expect("an answer").status
+    };
+    for (host, bearer) in ["api.dev", "api.prod"].into_iter().zip(&bearers) {
+        eventually("the keys are fetched", || match status(host, bearer) {
+            200 => Ok(()),
+            other => Err(format!("{host}: {other} {}", cluster.log("apis"))),
+        });
+    }
+    assert_eq!(
+        ["api.dev", "api.prod"].map(|host| bearers.each_ref().map(|bearer| status(host, bearer))),
+        [[200, 401], [401, 200]]
+    );
+}

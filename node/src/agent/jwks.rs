@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use certs::codec::Millis;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use policy::token::{KeySet, Source};
+use policy::token::{KeySet, Site, Source};
 use tokio::sync::{mpsc, watch};
 
 use super::world::World;
@@ -41,10 +41,12 @@ struct Schedule {
     sources: BTreeMap<Source, Entry>,
 }
 
+/// How long a fetch may take, and in whose names an issuer in the mesh is asked: the services that need it, all of its namespace.
+type How = (Duration, Vec<Speaker>);
+
 #[derive(Debug)]
 struct Entry {
-    /// How long a fetch may take, and in whose name it is made.
-    how: (Duration, Speaker),
+    how: How,
     /// Uptime of the next fetch.
     next: Millis,
     /// Uptime of the last one.
@@ -55,7 +57,7 @@ struct Entry {
 
 impl Schedule {
     /// Follows what is wanted now.
-    fn follow(&mut self, wanted: BTreeMap<Source, (Duration, Speaker)>, now: Millis) {
+    fn follow(&mut self, wanted: BTreeMap<Source, How>, now: Millis) {
         self.sources.retain(|source, _| wanted.contains_key(source));
         for (source, how) in wanted {
             match self.sources.get_mut(&source) {
@@ -75,7 +77,7 @@ impl Schedule {
     }
 
     /// What is to be fetched now, so many at most: what is due for longest. They are due again once they were [`Schedule::fetched`].
-    fn take_due(&mut self, now: Millis, most: usize) -> Vec<(Source, (Duration, Speaker))> {
+    fn take_due(&mut self, now: Millis, most: usize) -> Vec<(Source, How)> {
         let mut due: Vec<_> = self.sources.iter_mut().filter(|(_, entry)| entry.next <= now).collect();
         due.sort_by_key(|(_, entry)| entry.next);
         let taken = due.into_iter().take(most).map(|(source, entry)| {
@@ -123,10 +125,10 @@ pub async fn run(
         let snapshot = current.load();
         schedule.follow(wanted(&snapshot, &services()), clock::uptime());
         keys.retain(|source| schedule.sources.contains_key(source));
-        for (source, (time, speaker)) in schedule.take_due(clock::uptime(), AT_ONCE - fetches.len()) {
+        for (source, (time, speakers)) in schedule.take_due(clock::uptime(), AT_ONCE - fetches.len()) {
             let (fetcher, own, snapshot) = (&fetcher, world.own_ports(), Arc::clone(&snapshot));
             fetches.push(async move {
-                let mesh = Some((&*snapshot, speaker));
+                let mesh = Some((&*snapshot, &*speakers));
                 (fetcher.keys(&source, time.min(LONGEST_FETCH), &own, mesh).await, source)
             });
         }
@@ -182,22 +184,21 @@ fn note(source: &Source, set: &KeySet, news: bool) {
     }
 }
 
-fn name(source: &Source) -> &str {
-    match source {
-        Source::Url(url) => url,
-        Source::Issuer(issuer) => issuer,
-    }
+fn name(source: &Source) -> String {
+    let (Site::Url(site) | Site::Issuer(site)) = &source.site;
+    format!("{site} for services of {}", source.namespace)
 }
 
-/// What the services beside this node need, how long a fetch may take, and in whose name an issuer in the mesh is asked.
-fn wanted(snapshot: &Snapshot, services: &[Service]) -> BTreeMap<Source, (Duration, Speaker)> {
-    let mut wanted: BTreeMap<Source, (Duration, Speaker)> = BTreeMap::new();
+/// What the services beside this node need.
+fn wanted(snapshot: &Snapshot, services: &[Service]) -> BTreeMap<Source, How> {
+    let mut wanted: BTreeMap<Source, How> = BTreeMap::new();
     for service in services {
         let namespace = service.name.namespace();
         let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, &service.labels);
         for (source, time) in workload.tokens.sources() {
-            let (longest, _) = wanted.entry(source.clone()).or_insert_with(|| (time, Speaker::of(service)));
+            let (longest, speakers) = wanted.entry(source.clone()).or_default();
             *longest = (*longest).max(time);
+            speakers.push(Speaker::of(service));
         }
     }
     wanted
@@ -207,7 +208,7 @@ fn wanted(snapshot: &Snapshot, services: &[Service]) -> BTreeMap<Source, (Durati
 pub fn without_keys(snapshot: &Snapshot, services: &[Service]) -> Vec<String> {
     use policy::token::Keys as _;
     let missing = wanted(snapshot, services).into_keys().filter(|source| snapshot.token_keys.of(source).is_none());
-    let mut missing: Vec<String> = missing.map(|source| name(&source).to_owned()).collect();
+    let mut missing: Vec<String> = missing.map(|source| name(&source)).collect();
     missing.sort();
     missing
 }
@@ -217,12 +218,12 @@ mod tests {
     use super::*;
 
     fn source() -> Source {
-        Source::Url("http://a".to_owned())
+        Source { namespace: "shop".to_owned(), site: Site::Url("http://a".to_owned()) }
     }
 
-    fn how() -> (Duration, Speaker) {
+    fn how() -> How {
         let service = certs::id::ServiceName::new("shop", "web").unwrap();
-        (Duration::from_secs(5), Speaker { service, instance: None })
+        (Duration::from_secs(5), vec![Speaker { service, instance: None }])
     }
 
     fn schedule() -> Schedule {

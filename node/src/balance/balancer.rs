@@ -137,8 +137,8 @@ fn levels(hosts: &[Host], order: &[usize], policy: &BalancePolicy, client: &Clie
     levels
 }
 
-/// Groups by the patterns of `distribute`. A pattern's percentage is that of its hosts together; where too many of them
-/// fail it shrinks, as a priority's does.
+/// Groups by the patterns of `distribute`; a host belongs to the first that fits it. A pattern's percentage is that of its hosts
+/// together; where too many of them fail it shrinks, as a priority's does.
 fn distribute(
     hosts: &[Host],
     all: &[usize],
@@ -147,14 +147,16 @@ fn distribute(
     algorithm: Algorithm,
     build: impl Fn(&[usize], &dyn Fn(&Host) -> f64) -> Group,
 ) -> Vec<(f64, Group)> {
-    let fitting = |positions: &[usize], pattern: &str| -> Vec<usize> {
-        positions.iter().copied().filter(|position| hosts[*position].locality.fits(pattern)).collect()
+    let place_of = |host: &Host| shares.iter().position(|(pattern, _)| host.locality.fits(pattern));
+    let within = |positions: &[usize], place: usize| -> Vec<usize> {
+        positions.iter().copied().filter(|position| place_of(&hosts[*position]) == Some(place)).collect()
     };
-    let places: Vec<(f64, Vec<usize>, &str)> = shares
+    let places: Vec<(f64, Vec<usize>, usize)> = shares
         .iter()
-        .map(|(pattern, percent)| {
-            let (all, healthy) = (fitting(all, pattern), fitting(chosen, pattern));
-            (f64::from(*percent) * availability(healthy.len(), all.len()), healthy, pattern.as_str())
+        .enumerate()
+        .map(|(place, (_, percent))| {
+            let (all, healthy) = (within(all, place), within(chosen, place));
+            (f64::from(*percent) * availability(healthy.len(), all.len()), healthy, place)
         })
         .filter(|(share, _, _)| *share > 0.0)
         .collect();
@@ -164,17 +166,12 @@ fn distribute(
         }
         // One table for all places, or a key would have several homes: the shares go into the weights.
         Algorithm::RingHash { .. } | Algorithm::Maglev { .. } => {
-            let scales: Vec<(f64, &str)> = places
-                .iter()
-                .map(|(share, members, pattern)| {
-                    let weight: f64 = members.iter().map(|position| f64::from(hosts[*position].weight)).sum();
-                    (share / weight, *pattern)
-                })
-                .collect();
-            let scale = |host: &Host| {
-                let place = scales.iter().find(|(_, pattern)| host.locality.fits(pattern));
-                place.map_or(0.0, |(scale, _)| *scale)
-            };
+            let mut scales = vec![0.0; shares.len()];
+            for (share, members, place) in &places {
+                let weight: f64 = members.iter().map(|position| f64::from(hosts[*position].weight)).sum();
+                scales[*place] = share / weight;
+            }
+            let scale = |host: &Host| place_of(host).map_or(0.0, |place| scales[place]);
             vec![(1.0, build(chosen, &scale))]
         }
     }

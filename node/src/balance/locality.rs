@@ -47,7 +47,7 @@ pub struct LocalityPolicy {
 pub struct Distribute {
     /// A pattern of clients' localities.
     pub from: String,
-    /// Patterns of endpoints' localities and their percentages; what fits none gets nothing.
+    /// Patterns of endpoints' localities and their percentages: the first that fits an endpoint counts, what fits none gets nothing.
     pub to: Vec<(String, u32)>,
 }
 

@@ -23,7 +23,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     data::Call,
     error::Error,
-    pool::Group,
+    pool::{self, Group},
     preface::{Preface, Protocol},
     stream::{Facts, VirtualStream},
 };
@@ -136,6 +136,11 @@ impl Link {
     /// True if it waited for its next request for longer than its last user wanted.
     pub(super) fn is_stale(&self) -> bool {
         self.idle < Millis::MAX && clock::uptime().saturating_sub(self.since) >= self.idle
+    }
+
+    /// True if it is one of this QUIC connection's streams.
+    pub(super) fn is_on(&self, connection: &pool::Connection) -> bool {
+        self.is_quic && self.facts.is_on(&connection.retirement)
     }
 
     /// True if its certificates end so soon that no further request begins on it.

@@ -85,6 +85,11 @@ impl Retirement {
         self.at.load(Relaxed) <= wall
     }
 
+    /// True for that of the same connection.
+    pub(super) fn is(&self, other: &Retirement) -> bool {
+        Arc::ptr_eq(&self.at, &other.at)
+    }
+
     /// It has come.
     fn now(&self) {
         self.at.store(0, Relaxed);

@@ -3,6 +3,8 @@
 //! A group is what one source identity has open to one destination identity on one node. Everything is made when it is
 //! first needed, bounded, and let go when idle.
 
+mod eviction;
+
 use crate::lock::lock;
 use std::{
     borrow::Borrow,
@@ -135,16 +137,6 @@ impl Pool {
         // A group that somebody holds is about to be used.
         lock(&self.groups).retain(|_, group| !group.sweep(now, wall) || Arc::strong_count(group) > 1);
     }
-
-    /// When the least recently used of the connections that nobody uses was used.
-    fn oldest(&self) -> Option<Millis> {
-        lock(&self.groups).values().filter_map(|group| group.oldest()).min()
-    }
-
-    /// Closes a connection that nobody uses and that was last used then; false if there is none any more.
-    fn drop_used_at(&self, used: Millis) -> bool {
-        lock(&self.groups).values().any(|group| group.oldest() == Some(used) && group.drop_used_at(used))
-    }
 }
 
 /// The connections of all workers, whose number is limited together.
@@ -157,13 +149,6 @@ impl Pools {
         let pool = Arc::new(Pool::default());
         lock(&self.0).push(Arc::downgrade(&pool));
         pool
-    }
-
-    /// Closes the least recently used of the connections that nobody uses, whichever worker's it is; false if all are in use.
-    pub(super) fn evict(&self) -> bool {
-        let pools: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
-        let oldest = pools.iter().filter_map(|pool| Some((pool.oldest()?, pool))).min_by_key(|(used, _)| *used);
-        oldest.is_some_and(|(used, pool)| pool.drop_used_at(used))
     }
 
     /// What each group has under way, by its node.
@@ -414,36 +399,6 @@ impl Group {
             connection.is_open()
         });
         state.connections.is_empty() && state.idle.is_empty() && state.unclaimed.is_empty() && state.dialling.is_none()
-    }
-
-    /// When the longest unused connection was last used.
-    fn oldest(&self) -> Option<Millis> {
-        let state = lock(&self.state);
-        let unused = state.connections.iter().filter(|c| c.streams.load(Relaxed) == 0).map(|c| c.used.load(Relaxed));
-        let kept = state.idle.iter().flat_map(|(_, links)| links).filter(|link| !link.is_quic).map(|link| link.since);
-        unused.chain(kept).chain(state.unclaimed.iter().map(|(_, since)| *since)).min()
-    }
-
-    fn drop_used_at(&self, used: Millis) -> bool {
-        let mut state = lock(&self.state);
-        let before = state.connections.len();
-        state.connections.retain(|connection| {
-            let is_it = connection.streams.load(Relaxed) == 0 && connection.used.load(Relaxed) == used;
-            if is_it {
-                connection.quic.close(Code::Done.varint(), b"");
-            }
-            !is_it
-        });
-        let mut dropped = before != state.connections.len();
-        let before = state.unclaimed.len();
-        state.unclaimed.retain(|(_, since)| *since != used);
-        dropped |= before != state.unclaimed.len();
-        for (_, links) in &mut state.idle {
-            let kept = links.len();
-            links.retain(|link| link.is_quic || link.since != used);
-            dropped |= kept != links.len();
-        }
-        dropped
     }
 }
 

@@ -127,6 +127,11 @@ impl Facts {
         self.retirement.as_ref().is_some_and(|retirement| retirement.has_come(clock::wall()))
     }
 
+    /// True for a stream of the connection that retires by this.
+    pub(super) fn is_on(&self, connection: &Retirement) -> bool {
+        self.retirement.as_ref().is_some_and(|retirement| retirement.is(connection))
+    }
+
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Relaxed)
     }

@@ -43,7 +43,16 @@ pub(super) fn tune(stream: &tokio::net::TcpStream) {
 /// # Errors
 /// The address is in use or not this machine's.
 pub(super) fn bind(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
-    bind_as(address, workers, false)
+    bind_as(address, workers, true, false)
+}
+
+/// As [`bind`], where this process listens at the same port already, at one address of all or at all of one: whoever connects to
+/// that one address comes to the listener that names it.
+///
+/// # Errors
+/// As [`bind`].
+pub(super) fn bind_beside(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    bind_as(address, workers, false, false)
 }
 
 /// As [`bind`] for each family, at the same port; of IPv6 only where the machine has it. The addresses are of loopback, or none.
@@ -56,7 +65,7 @@ pub(super) fn bind_both(
     workers: usize,
 ) -> io::Result<Vec<(SocketAddr, Vec<TcpListener>)>> {
     let first = bind((v4, port).into(), workers)?;
-    let second = bind_as((v6, first.0.port()).into(), workers, true);
+    let second = bind_as((v6, first.0.port()).into(), workers, true, true);
     Ok(match second {
         Ok(second) => vec![first, second],
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
@@ -67,8 +76,13 @@ pub(super) fn bind_both(
     })
 }
 
-fn bind_as(address: SocketAddr, workers: usize, only_v6: bool) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
-    let first = open(address, address.port() != 0, only_v6)?;
+fn bind_as(
+    address: SocketAddr,
+    workers: usize,
+    alone: bool,
+    only_v6: bool,
+) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    let first = open(address, alone && address.port() != 0, only_v6)?;
     let bound = first.local_addr()?;
     let mut sockets = vec![first];
     for _ in 1..workers {
@@ -245,6 +259,21 @@ mod tests {
     fn an_address_in_use_is_told() {
         let (bound, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         assert_eq!(bind(bound, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn one_address_has_a_listener_of_its_own_beside_that_of_all() {
+        let (all, wide) = bind("0.0.0.0:0".parse().unwrap(), 2).unwrap();
+        let one = SocketAddr::from(([127, 0, 0, 1], all.port()));
+        assert_eq!(bind(one, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse, "another process would share it");
+        let (bound, narrow) = bind_beside(one, 2).unwrap();
+        assert_eq!(bound, one);
+        let _client = std::net::TcpStream::connect(one).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let accepted = |sockets: &[TcpListener]| sockets.iter().filter(|socket| socket.accept().is_ok()).count();
+        assert_eq!((accepted(&wide), accepted(&narrow)), (0, 1));
+        drop(wide);
+        assert!(bind_beside(all, 1).is_ok(), "in the other order, too");
     }
 
     #[tokio::test]

@@ -22,9 +22,18 @@ use places::Place;
 /// Seconds that clocks may differ, as Envoy has it.
 const SKEW: f64 = 60.0;
 
-/// Where keys are fetched that no document holds.
+/// Keys that no document holds. A host may mean another service in another namespace, so what is fetched for one counts in no other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Source {
+pub struct Source {
+    /// Of the workloads that believe them.
+    pub namespace: String,
+    /// Where they are fetched.
+    pub site: Site,
+}
+
+/// Where keys are fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Site {
     /// A key set at this URL.
     Url(String),
     /// A key set where OpenID discovery at this issuer says.
@@ -170,13 +179,14 @@ impl Refusal {
 }
 
 impl Believed {
-    /// What a rule says; `None` if its keys cannot be read, which parsing has complained of.
+    /// What a rule says to workloads of `namespace`; `None` if its keys cannot be read, which parsing has complained of.
     #[must_use]
-    pub fn new(rule: &TokenRule) -> Option<Self> {
+    pub fn new(rule: &TokenRule, namespace: &str) -> Option<Self> {
+        let fetched = |site| Origin::Fetched(Source { namespace: namespace.to_owned(), site });
         let keys = match &rule.keys {
             TokenKeys::Inline(text) => Origin::Inline(Arc::new(KeySet::read(text).ok()?)),
-            TokenKeys::Fetched(url) => Origin::Fetched(Source::Url(url.clone())),
-            TokenKeys::Discovered => Origin::Fetched(Source::Issuer(rule.issuer.clone())),
+            TokenKeys::Fetched(url) => fetched(Site::Url(url.clone())),
+            TokenKeys::Discovered => fetched(Site::Issuer(rule.issuer.clone())),
         };
         Some(Self { rule: rule.clone(), keys })
     }
@@ -230,10 +240,11 @@ struct Shown<'r> {
 }
 
 impl Tokens {
-    /// Those of these rules.
+    /// Those of these rules, for a workload of `namespace`.
     #[must_use]
-    pub fn new<'r>(rules: impl IntoIterator<Item = &'r TokenRule>) -> Self {
-        Self { rules: rules.into_iter().filter_map(Believed::new).map(Arc::new).collect() }
+    pub fn new<'r>(rules: impl IntoIterator<Item = &'r TokenRule>, namespace: &str) -> Self {
+        let believed = rules.into_iter().filter_map(|rule| Believed::new(rule, namespace));
+        Self { rules: believed.map(Arc::new).collect() }
     }
 
     /// True if no token is looked for.

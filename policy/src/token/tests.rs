@@ -136,7 +136,7 @@ impl Keys for Fetched {
 }
 
 fn check(rules: &[TokenRule], parts: &mut Parts) -> Result<Option<Verified>, Refusal> {
-    Tokens::new(rules).check(parts, &Fetched::default(), NOW)
+    Tokens::new(rules, "shop").check(parts, &Fetched::default(), NOW)
 }
 
 fn refused(rules: &[TokenRule], parts: &mut Parts) -> Refusal {
@@ -344,8 +344,8 @@ fn claims_go_on_in_headers_that_nobody_else_can_write() {
 fn fetched_keys_are_asked_for_and_a_missing_one_is_told() {
     let issuer = ed25519();
     let believed = TokenRule { keys: TokenKeys::Discovered, ..rule("https://i.example", String::new()) };
-    let tokens = Tokens::new([&believed]);
-    let source = Source::Issuer("https://i.example".to_owned());
+    let tokens = Tokens::new([&believed], "shop");
+    let source = Source { namespace: "shop".to_owned(), site: Site::Issuer("https://i.example".to_owned()) };
     assert_eq!(tokens.sources().collect::<Vec<_>>(), [(&source, Duration::from_secs(5))]);
     let token = issuer.token(&json!({"iss": "https://i.example"}));
     let none = Fetched::default();
@@ -359,13 +359,22 @@ fn fetched_keys_are_asked_for_and_a_missing_one_is_told() {
 }
 
 #[test]
+fn keys_that_were_fetched_for_one_namespace_count_in_no_other() {
+    let believed =
+        TokenRule { keys: TokenKeys::Fetched("http://keycloak/keys".to_owned()), ..rule("i", String::new()) };
+    let source = |namespace: &str| Tokens::new([&believed], namespace).sources().next().unwrap().0.clone();
+    assert_eq!(source("dev"), source("dev"));
+    assert_ne!(source("dev"), source("prod"));
+}
+
+#[test]
 fn who_is_believed_no_more_is_told_apart() {
     let issuer = p256();
     let believed = rule("i", issuer.keys());
     let verified =
         check(std::slice::from_ref(&believed), &mut bearer(&issuer.token(&json!({"iss": "i"})))).unwrap().unwrap();
-    assert!(Tokens::new([&believed]).believe(&verified));
-    assert!(!Tokens::new([&rule("i", p256().keys())]).believe(&verified));
+    assert!(Tokens::new([&believed], "shop").believe(&verified));
+    assert!(!Tokens::new([&rule("i", p256().keys())], "shop").believe(&verified));
     assert!(!Tokens::default().believe(&verified));
 }
 

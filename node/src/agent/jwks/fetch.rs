@@ -4,7 +4,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -13,18 +13,19 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use policy::{
     hosts,
-    token::{KeySet, Source},
+    token::{KeySet, Site, Source},
 };
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     net::TcpStream,
-    sync::{OnceCell, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
 use crate::{
     agent::outside::{OwnPorts, refused},
+    clock,
     config::Speaker,
     http1::client::{Connection, Io},
     snapshot::Snapshot,
@@ -41,16 +42,14 @@ const DISCOVERY: &str = "/.well-known/openid-configuration";
 pub(super) struct Fetcher {
     tasks: Tasks,
     errands: mpsc::Sender<Errand>,
-    /// Read from the machine once, when first needed.
-    tls: OnceCell<TlsConnector>,
 }
 
 impl Fetcher {
     pub(super) fn new(tasks: Tasks, errands: mpsc::Sender<Errand>) -> Self {
-        Self { tasks, errands, tls: OnceCell::new() }
+        Self { tasks, errands }
     }
 
-    /// The keys of a source. Nothing is asked at the node's `own` ports. The mesh is asked as it is now, in the name of a service.
+    /// The keys of a source. Nothing is asked at the node's `own` ports. The mesh is asked as it is now, in the names of services.
     ///
     /// # Errors
     /// Why there are none, for people.
@@ -59,14 +58,15 @@ impl Fetcher {
         source: &Source,
         time: Duration,
         own: &OwnPorts,
-        mesh: Option<(&Snapshot, Speaker)>,
+        mesh: Option<(&Snapshot, &[Speaker])>,
     ) -> Result<KeySet, String> {
-        let (Source::Url(written) | Source::Issuer(written)) = source;
-        let asking = Asking { written: host_of(written), own, mesh, time };
+        let (Site::Url(written) | Site::Issuer(written)) = &source.site;
+        let (namespace, until) = (&*source.namespace, clock::monotonic() + time);
+        let asking = Asking { written: host_of(written), own, mesh, namespace, time, until };
         let all = async {
-            let url = match source {
-                Source::Url(url) => url.clone(),
-                Source::Issuer(issuer) => self.discover(issuer, &asking).await?,
+            let url = match &source.site {
+                Site::Url(url) => url.clone(),
+                Site::Issuer(issuer) => self.discover(issuer, &asking).await?,
             };
             let text = self.get(&url, &asking).await?;
             KeySet::read(&text).map_err(|why| format!("{url}: {why}"))
@@ -100,35 +100,52 @@ impl Fetcher {
             _ => return Err("neither http nor https".to_owned()),
         };
         let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        if let Some((speaker, service)) = asking.service(host, port)? {
+        if let Some((speakers, service)) = asking.service(host, port)? {
             if is_tls {
                 return Err(format!(
                     "`{host}` is a service of the mesh: ask it by http, which goes there by mutual TLS"
                 ));
             }
-            return self.ask_mesh(asking, speaker, service, (port, &uri)).await;
+            return self.ask_mesh(asking.time, speakers, &service, (port, &uri)).await;
         }
         let addresses = asking.addresses(host, port).await?;
-        let stream = TcpStream::connect(&*addresses).await.map_err(|error| error.to_string())?;
+        let stream = connect(&addresses, asking.until).await?;
         if !is_tls {
             return self.ask(stream, &uri).await;
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|_| "not a name that a certificate could have")?;
-        let tls = self.tls.get_or_try_init(connector).await?;
-        let stream = tls.connect(name, stream).await.map_err(|error| error.to_string())?;
+        let stream = connector().await?.connect(name, stream).await.map_err(|error| error.to_string())?;
         self.ask(stream, &uri).await
     }
 
+    /// Policy may allow one service what it denies another: who comes first and is answered asks for all.
     async fn ask_mesh(
         &self,
-        asking: &Asking<'_>,
+        time: Duration,
+        speakers: &[Speaker],
+        service: &ServiceName,
+        at: (u16, &Uri),
+    ) -> Result<String, String> {
+        let mut refused = Vec::new();
+        for speaker in speakers {
+            match self.ask_as(speaker, time, service, at).await {
+                Ok(text) => return Ok(text),
+                Err(why) => refused.push(format!("{why} (in the name of {speaker})")),
+            }
+        }
+        Err(refused.join(", "))
+    }
+
+    async fn ask_as(
+        &self,
         speaker: &Speaker,
-        service: ServiceName,
+        timeout: Duration,
+        service: &ServiceName,
         (port, uri): (u16, &Uri),
     ) -> Result<String, String> {
         let request = request(uri).body(Bytes::new()).map_err(|error| error.to_string())?;
         let (answer, answered) = oneshot::channel();
-        let (speaker, timeout) = (speaker.clone(), asking.time);
+        let (speaker, service) = (speaker.clone(), service.clone());
         let errand = Errand { speaker, service, port, timeout, request, answer };
         self.errands.send(errand).await.map_err(|_| "the node ends")?;
         let answer = answered.await.unwrap_or_else(|_| Err("the node ends".to_owned()))?;
@@ -163,10 +180,14 @@ fn request(uri: &Uri) -> http::request::Builder {
 
 /// What holds for all requests of one fetch.
 struct Asking<'a> {
-    /// Its services, and who asks them.
-    mesh: Option<(&'a Snapshot, Speaker)>,
+    /// Its services, and who may ask them.
+    mesh: Option<(&'a Snapshot, &'a [Speaker])>,
+    /// Whose services a short name means.
+    namespace: &'a str,
     /// For all of it.
     time: Duration,
+    /// When that is over.
+    until: Instant,
     /// The host that the document names.
     written: Option<String>,
     own: &'a OwnPorts,
@@ -174,14 +195,14 @@ struct Asking<'a> {
 
 impl Asking<'_> {
     /// The service of the mesh that a host means, and who asks it; `None` if it means none.
-    fn service(&self, host: &str, port: u16) -> Result<Option<(&Speaker, ServiceName)>, String> {
-        let Some((snapshot, speaker)) = &self.mesh else { return Ok(None) };
-        let Some(name) = hosts::named(host, speaker.service.namespace()) else { return Ok(None) };
+    fn service(&self, host: &str, port: u16) -> Result<Option<(&[Speaker], ServiceName)>, String> {
+        let Some((snapshot, speakers)) = self.mesh else { return Ok(None) };
+        let Some(name) = hosts::named(host, self.namespace) else { return Ok(None) };
         let Some(service) = snapshot.services.get(&name) else { return Ok(None) };
         if !service.ports.iter().any(|known| known.number == port) {
             return Err(format!("the service {name} of the mesh has no port {port}"));
         }
-        Ok(Some((speaker, name)))
+        Ok(Some((speakers, name)))
     }
 
     /// Where a host is. An address that the document writes out is meant; what a name or an answer gives may not be this machine's.
@@ -211,6 +232,22 @@ fn may_lead(from: &str, to: &str) -> bool {
     !is_https(from) || is_https(to)
 }
 
+/// A connection to the first of these addresses that takes one. Each has its part of the time that is left: one which does not answer
+/// leaves some to the next.
+async fn connect(addresses: &[SocketAddr], until: Instant) -> Result<TcpStream, String> {
+    let mut why = String::new();
+    for (address, further) in addresses.iter().zip((1..=addresses.len()).rev()) {
+        let part = until.saturating_duration_since(clock::monotonic()) / u32::try_from(further).unwrap_or(u32::MAX);
+        why = match timeout(part, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => format!("{address}: {error}"),
+            Err(_) => format!("{address} does not answer"),
+        };
+    }
+    Err(why)
+}
+
+/// Reads the machine's list of authorities each time: fetches are rare, and the list may have changed.
 async fn connector() -> Result<TlsConnector, String> {
     let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
     let loaded = loaded.map_err(|error| error.to_string())?;
@@ -258,6 +295,10 @@ mod tests {
         Fetcher::new(tasks, mpsc::channel(1).0)
     }
 
+    fn source(site: Site) -> Source {
+        Source { namespace: "shop".to_owned(), site }
+    }
+
     const KEYS: &str = r#"{"keys": [{"kty": "oct", "k": "AQ"}]}"#;
 
     #[tokio::test]
@@ -274,8 +315,8 @@ mod tests {
         .await;
         let fetcher = fetcher(tasks.clone());
         let time = Duration::from_secs(20);
-        let url = |path: &str| Source::Url(format!("http://127.0.0.1:{port}{path}"));
-        let issuer = |path: &str| Source::Issuer(format!("http://127.0.0.1:{port}{path}"));
+        let url = |path: &str| source(Site::Url(format!("http://127.0.0.1:{port}{path}")));
+        let issuer = |path: &str| source(Site::Issuer(format!("http://127.0.0.1:{port}{path}")));
         let own = OwnPorts::default();
         assert_eq!(fetcher.keys(&url("/keys?a=b"), time, &own, None).await.unwrap().len(), 1);
         assert_eq!(fetcher.keys(&issuer("/i/"), time, &own, None).await.unwrap().len(), 1);
@@ -285,9 +326,9 @@ mod tests {
             (url("/long"), "too long"),
             (issuer("/empty"), "no `jwks_uri`"),
             (issuer("/x"), "not JSON"),
-            (Source::Issuer("me@example.org".to_owned()), "not a URL"),
-            (Source::Url("ftp://a/".to_owned()), "neither http nor https"),
-            (Source::Url("http://127.0.0.1:1/".to_owned()), "refused"),
+            (source(Site::Issuer("me@example.org".to_owned())), "not a URL"),
+            (source(Site::Url("ftp://a/".to_owned())), "neither http nor https"),
+            (source(Site::Url("http://127.0.0.1:1/".to_owned())), "refused"),
         ] {
             let error = fetcher.keys(&source, time, &own, None).await.unwrap_err();
             assert!(error.contains(why), "{source:?}: {error}");
@@ -307,18 +348,19 @@ mod tests {
         let (fetcher, time) = (fetcher(tasks.clone()), Duration::from_secs(20));
         let listener: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
         let (nothing, own) = (OwnPorts::default(), OwnPorts { listeners: vec![listener], ..OwnPorts::default() });
-        let url = |host: &str| Source::Url(format!("http://{host}:{port}/keys"));
+        let url = |host: &str| source(Site::Url(format!("http://{host}:{port}/keys")));
         assert!(fetcher.keys(&url("127.0.0.1"), time, &nothing, None).await.is_ok(), "it is written out");
         assert!(fetcher.keys(&url("localhost"), time, &nothing, None).await.is_ok(), "that is what it says");
         for (source, own, why) in [
             (url("127.0.0.1"), &own, "a port of this node itself"),
             (url("localhost"), &own, "a port of this node itself"),
-            (Source::Issuer(format!("http://127.0.0.1:{port}/away")), &nothing, "this machine"),
+            (source(Site::Issuer(format!("http://127.0.0.1:{port}/away"))), &nothing, "this machine"),
         ] {
             let error = fetcher.keys(&source, time, own, None).await.unwrap_err();
             assert!(error.contains(why), "{source:?}: {error}");
         }
-        let asking = Asking { written: host_of("https://issuer.example/"), own: &nothing, mesh: None, time };
+        let (written, until) = (host_of("https://issuer.example/"), clock::monotonic() + time);
+        let asking = Asking { written, own: &nothing, mesh: None, namespace: "shop", time, until };
         let metadata = asking.addresses("169.254.169.254", 80).await.unwrap_err();
         assert!(metadata.contains("link-local"), "{metadata}");
         let ways = [
@@ -334,9 +376,24 @@ mod tests {
     async fn a_server_that_is_silent_is_given_up() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let fetcher = fetcher(Tasks::new());
-        let error =
-            fetcher.keys(&Source::Url(url), Duration::from_millis(50), &OwnPorts::default(), None).await.unwrap_err();
+        let (fetcher, source) = (fetcher(Tasks::new()), source(Site::Url(url)));
+        let error = fetcher.keys(&source, Duration::from_millis(50), &OwnPorts::default(), None).await.unwrap_err();
         assert!(error.contains("no answer within"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_leaves_time_for_the_next() {
+        // Nobody accepts there, and the queue of one is full: whoever comes next hears nothing.
+        let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        silent.listen(0).unwrap();
+        let full = silent.local_addr().unwrap().as_socket().unwrap();
+        let _queued = TcpStream::connect(full).await.unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let answers = listener.local_addr().unwrap();
+        let found = connect(&[full, answers], clock::monotonic() + Duration::from_secs(2)).await.unwrap();
+        assert_eq!(found.peer_addr().unwrap(), answers);
+        let why = connect(&[full], clock::monotonic() + Duration::from_millis(50)).await.unwrap_err();
+        assert!(why.contains("does not answer"), "{why}");
     }
 }

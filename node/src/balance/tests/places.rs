@@ -155,6 +155,26 @@ fn distribute_gives_each_pattern_its_percentage() {
 }
 
 #[test]
+fn a_wide_pattern_behind_narrow_ones_is_the_rest() {
+    let to = vec![("eu/a/*".to_owned(), 80), ("*".to_owned(), 20)];
+    let locality =
+        LocalityPolicy { distribute: vec![Distribute { from: "*".to_owned(), to }], ..LocalityPolicy::default() };
+    let mut hosts = vec![host("near", "eu/a"), host("next", "eu/b"), host("far", "us/a"), host("too", "eu/a/rack")];
+    let ring = Algorithm::RingHash { minimum_size: 8_192 };
+    for algorithm in [Algorithm::LeastRequest, Algorithm::Random, ring] {
+        let policy = BalancePolicy { locality: locality.clone(), ..policy(algorithm) };
+        close(&at(&hosts, &policy, "eu/a"), &shares([("far", 10), ("near", 40), ("next", 10), ("too", 40)]));
+    }
+    // Whose place has lost all its hosts does not count as the rest.
+    hosts[0].healthy = false;
+    hosts[3].healthy = false;
+    for algorithm in [Algorithm::Random, ring] {
+        let policy = BalancePolicy { locality: locality.clone(), ..policy(algorithm) };
+        close(&at(&hosts, &policy, "eu/a"), &shares([("far", 50), ("next", 50)]));
+    }
+}
+
+#[test]
 fn panic_uses_everybody_where_outliers_are_detected() {
     let mut hosts = weighted(&[1; 4]);
     for host in hosts.iter_mut().take(3) {

@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 /// How often files are looked at.
 const RELOAD: Duration = Duration::from_secs(2);
 
-/// Between two looks for the machine's list of authorities while it has none, milliseconds.
+/// Between two looks at the machine's list of authorities, milliseconds.
 const SYSTEM: Millis = 60_000;
 
 /// Keeps what the data plane needs for TLS outside the mesh, until the node drains.
@@ -93,7 +93,7 @@ async fn look(
 #[derive(Debug)]
 struct System {
     roots: Arc<RootCertStore>,
-    /// Uptime of the next look, while there is none.
+    /// Uptime of the next look.
     next: Millis,
 }
 
@@ -104,16 +104,23 @@ impl Default for System {
 }
 
 impl System {
-    /// Reads it if it is not there yet: it may be installed later.
+    /// Reads it now and then: it may be installed later, and it changes.
     async fn look(&mut self, tasks: &Tasks) {
-        if !self.roots.is_empty() || clock::uptime() < self.next {
+        if clock::uptime() < self.next {
             return;
         }
         let loaded = tasks.blocking(rustls_native_certs::load_native_certs).await;
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(loaded.map(|loaded| loaded.certs).unwrap_or_default());
-        self.roots = Arc::new(roots);
+        self.take(roots);
         self.next = clock::uptime() + SYSTEM;
+    }
+
+    /// The same list stays the same value, of which nothing is made anew. One that cannot be read now goes on as it was.
+    fn take(&mut self, roots: RootCertStore) {
+        if !roots.is_empty() && roots.roots != self.roots.roots {
+            self.roots = Arc::new(roots);
+        }
     }
 }
 
@@ -144,4 +151,27 @@ fn wanted(snapshot: &Snapshot, local: &Local, originations: &Originations) -> (V
         }
     }
     (slots, troubles)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_authorities_changes_and_what_cannot_be_read_goes_on() {
+        let of = |name: &str| {
+            let mut roots = RootCertStore::empty();
+            roots.add(rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert.der().clone()).unwrap();
+            roots
+        };
+        let (old, new) = (of("old.example"), of("new.example"));
+        let mut system = System::default();
+        system.take(old.clone());
+        let first = Arc::clone(&system.roots);
+        system.take(old);
+        system.take(RootCertStore::empty());
+        assert!(Arc::ptr_eq(&system.roots, &first), "the same, or none");
+        system.take(new.clone());
+        assert_eq!(system.roots.roots, new.roots);
+    }
 }

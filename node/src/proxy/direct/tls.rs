@@ -60,8 +60,8 @@ pub(in crate::proxy) struct Slot {
     /// It was tried to make it.
     tried: AtomicBool,
     news: Notify,
-    /// What it was made of.
-    pub(super) material: Mutex<Option<Material>>,
+    /// What it was made of, and the system's authorities then.
+    material: Mutex<Option<(Material, Arc<RootCertStore>)>>,
 }
 
 /// Configurations for the two versions of HTTP.
@@ -144,9 +144,13 @@ impl Slot {
     pub(super) fn take(&self, read: Result<Material, String>, system: &Arc<RootCertStore>) -> Result<(), String> {
         let result = read.and_then(|material| {
             let mut had = lock(&self.material);
-            if had.as_ref() != Some(&material) {
+            let system_counts = self.wants_system() && material.authorities.is_none();
+            let is_same = had
+                .as_ref()
+                .is_some_and(|(before, roots)| *before == material && (!system_counts || Arc::ptr_eq(roots, system)));
+            if !is_same {
                 self.made.store(Some(Arc::new(configure(&self.wish, &material, system)?)));
-                *had = Some(material);
+                *had = Some((material, Arc::clone(system)));
             }
             Ok(())
         });
@@ -272,4 +276,34 @@ fn verifier(
         .map(|name| ServerName::try_from(name.clone()).map_err(|_| format!("`{name}` is no name of a server")))
         .collect();
     Ok(Arc::new(Named { verified, names: names? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority(name: &str) -> (String, Arc<RootCertStore>) {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let text = made.cert.pem();
+        let roots = Arc::new(secrets::authorities(&text).unwrap());
+        (text, roots)
+    }
+
+    #[test]
+    fn what_the_system_trusts_now_counts_where_nothing_else_does() {
+        let ((text, old), (_, new)) = (authority("old.example"), authority("new.example"));
+        let tls = ClientTls { mode: ClientTlsMode::Simple, ..ClientTls::default() };
+        let made = |material: &Material, by: [&Arc<RootCertStore>; 2]| {
+            let slot = Slot::new(Wish { tls: tls.clone(), names: Vec::new(), namespace: "shop".to_owned() });
+            let made = by.map(|system| {
+                slot.take(Ok(material.clone()), system).unwrap();
+                slot.made.load_full().unwrap()
+            });
+            Arc::ptr_eq(&made[0], &made[1])
+        };
+        let (system, own) = (Material::default(), Material { authorities: Some(text), ..Material::default() });
+        assert!(made(&system, [&old, &old]), "connections go on while the list is as it was");
+        assert!(!made(&system, [&old, &new]), "another list is used");
+        assert!(made(&own, [&old, &new]), "authorities of its own count alone");
+    }
 }

@@ -137,19 +137,21 @@ async fn look(
                 }
                 opened.bound
             }
-            None => match start(plane, &key, speaker).await {
-                Ok(opened) => {
-                    tracing::info!(listen = %opened.bound, service = %key.service, "a gateway's port is open");
-                    let bound = opened.bound;
-                    open.insert(key.clone(), opened);
-                    bound
+            None => {
+                match start(plane, &key, speaker, open.values().any(|opened| share(opened.bound, key.listen))).await {
+                    Ok(opened) => {
+                        tracing::info!(listen = %opened.bound, service = %key.service, "a gateway's port is open");
+                        let bound = opened.bound;
+                        open.insert(key.clone(), opened);
+                        bound
+                    }
+                    Err(error) => {
+                        failed = true;
+                        troubles.push(not_opened(&key, &documents, &error, &plane.shared.gateway.load()));
+                        continue;
+                    }
                 }
-                Err(error) => {
-                    failed = true;
-                    troubles.push(not_opened(&key, &documents, &error, &plane.shared.gateway.load()));
-                    continue;
-                }
-            },
+            }
         };
         told.push(OpenDoor {
             listen: bound,
@@ -192,8 +194,20 @@ fn differs(door: &Door, new: &Speaker) -> bool {
     old.source != new.source || old.identity != new.identity
 }
 
-async fn start(plane: &DataPlane, key: &Key, speaker: impl FnOnce(u16) -> Option<Speaker>) -> io::Result<Opened> {
-    let (bound, sockets) = listen::bind(key.listen, plane.workers.len())?;
+/// True if one of two addresses is within the other: the same port of one address and of all.
+fn share(one: SocketAddr, other: SocketAddr) -> bool {
+    let holds = |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one.port() == other.port() && (holds(one, other) || holds(other, one))
+}
+
+async fn start(
+    plane: &DataPlane,
+    key: &Key,
+    speaker: impl FnOnce(u16) -> Option<Speaker>,
+    beside_own: bool,
+) -> io::Result<Opened> {
+    let bind = if beside_own { listen::bind_beside } else { listen::bind };
+    let (bound, sockets) = bind(key.listen, plane.workers.len())?;
     let speaker = speaker(bound.port()).ok_or(io::ErrorKind::NotFound)?;
     let door = Arc::new(Door::new(speaker, key.bind.clone(), key.port, key.spoken));
     for (worker, socket) in plane.workers.iter().zip(sockets) {
@@ -384,6 +398,21 @@ fn not_opened(key: &Key, documents: &[DocumentId], error: &io::Error, settings: 
 mod tests {
     use super::*;
     use certs::id::ServiceName;
+
+    #[test]
+    fn a_port_of_one_address_is_within_that_of_all() {
+        for (one, other, shared) in [
+            ("0.0.0.0:80", "10.0.0.5:80", true),
+            ("10.0.0.5:80", "0.0.0.0:80", true),
+            ("[::]:80", "10.0.0.5:80", true),
+            ("[::]:80", "0.0.0.0:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("0.0.0.0:80", "10.0.0.5:81", false),
+            ("10.0.0.6:80", "10.0.0.5:80", false),
+        ] {
+            assert_eq!(share(one.parse().unwrap(), other.parse().unwrap()), shared, "{one} {other}");
+        }
+    }
 
     #[test]
     fn what_keeps_a_port_closed_points_at_the_line_that_made_it() {

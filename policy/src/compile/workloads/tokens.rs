@@ -44,5 +44,5 @@ pub(super) fn of<'d>(
     namespace: &str,
     labels: &BTreeMap<String, String>,
 ) -> Tokens {
-    Tokens::new(documents.flat_map(|document| document.rules(namespace, labels)))
+    Tokens::new(documents.flat_map(|document| document.rules(namespace, labels)), namespace)
 }
