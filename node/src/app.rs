@@ -53,6 +53,7 @@ use crate::{
         state_dir::{Owner, StateDir},
         sync::{Parts, Requests, Sync},
         timeline,
+        whereabouts::Whereabouts,
         workload::{self, WorkloadApi},
         world::World,
     },
@@ -379,14 +380,24 @@ async fn start_control(
     tasks: &Tasks,
 ) {
     let sync = renewal.sync.clone();
+    let whereabouts = Whereabouts {
+        dir: renewal.dir.clone(),
+        owner: owner.clone(),
+        advertise: config.mesh.advertise,
+        bound: mesh.local_addr(),
+        addresses: renewal.addresses.clone(),
+    };
     let address = Address {
-        addresses: vec![listen::advertised(config, owner, mesh.local_addr())],
+        addresses: vec![whereabouts.told()],
         locality: config.locality.clone(),
         version: env!("CARGO_PKG_VERSION").to_string(),
         wire: (WIRE, WIRE),
         started: Clock.now(),
     };
-    sync.members.publish(Body::Address(address)).await;
+    sync.members.publish(Body::Address(address.clone())).await;
+    if !whereabouts.is_fixed() {
+        tasks.critical("whereabouts", whereabouts.follow(address, sync.members.clone(), tasks.clone()));
+    }
     let state = known.world.current().load().state.clone();
     renewal.local.set(&config.services, &state).await;
     tasks.critical("policy", sync.clone().run());

@@ -39,6 +39,7 @@ pub mod store;
 pub mod sync;
 pub mod timeline;
 pub mod traffic;
+pub mod whereabouts;
 pub mod wire;
 pub mod workload;
 pub mod world;

@@ -287,7 +287,8 @@ fn closes(state: &State, document: &DocumentId) -> bool {
 /// What the node itself finds wrong.
 fn own(error: Error) -> Problem {
     let severity = match &*error.code {
-        "address_refused"
+        "address_not_here"
+        | "address_refused"
         | "capture_ended"
         | "certificate_old"
         | "client_tls"
