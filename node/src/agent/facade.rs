@@ -30,7 +30,7 @@ use policy::{
 };
 use tokio::sync::watch;
 
-pub use enroller::EnrollerRequest;
+pub use enroller::{ENROLLER_EARLY, EnrollerRequest};
 
 use super::{
     drift::Measured,

@@ -44,5 +44,5 @@ pub mod wire;
 pub mod workload;
 pub mod world;
 
-pub use facade::{Agent, Apply, EnrollerRequest, IdentityFacts, LeafFacts, Pushed, Wait};
+pub use facade::{Agent, Apply, ENROLLER_EARLY, EnrollerRequest, IdentityFacts, LeafFacts, Pushed, Wait};
 pub use sync::everybody::Unheard;

@@ -18,7 +18,7 @@ use super::{
     rfc3339,
 };
 use crate::{
-    agent::{drift, jwks, local::NOT_GRANTED},
+    agent::{ENROLLER_EARLY, drift, jwks, local::NOT_GRANTED},
     clock,
     config::Speaker,
     snapshot::{Doors, OpenDoor, PlaintextPort, Snapshot},
@@ -295,6 +295,7 @@ fn own(error: Error) -> Problem {
         | "clock_drift"
         | "dns_loop"
         | "dns_no_resolver"
+        | ENROLLER_EARLY
         | "enroller_old"
         | "enroller_retiring"
         | "enroller_uncertified"

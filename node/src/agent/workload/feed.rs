@@ -220,7 +220,10 @@ mod tests {
         assert!(!told.holds(&web, &roots[..1], 1_000, 0), "a root went");
         assert!(!told.holds(&other, &roots, 1_000, 0));
         let ahead = Told { at: 3_600_000, leafs: Leafs { renew_at: 5_400_000, ..told.leafs.clone() }, ..told.clone() };
-        assert!(ahead.holds(&web, &roots, 1_000, 3_500_000) && !ahead.holds(&web, &roots, 1_000, 0), "the clock is set back");
+        assert!(
+            ahead.holds(&web, &roots, 1_000, 3_500_000) && !ahead.holds(&web, &roots, 1_000, 0),
+            "the clock is set back"
+        );
         assert!(!told.holds(&[web.clone(), other].concat(), &roots, 1_000, 0));
         // Bundles know no life.
         let bundles = Told { leafs: Leafs { renew_at: Millis::MAX, ends: Millis::MAX, ..told.leafs }, ..told };
