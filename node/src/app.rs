@@ -429,10 +429,13 @@ async fn start_control(
 }
 
 async fn apply(plane: &DataPlane, config: &Config) -> Result<Bound, Error> {
-    plane.set_gateway(&config.gateway);
     let applied = plane.apply(&config.services, &config.outbounds, &config.upstreams).await;
-    applied
-        .map_err(|error| listen::unopened(error, config, "[[outbound]], [[upstream]] or `plaintext` of a [[service]]"))
+    let bound = applied.map_err(|error| {
+        listen::unopened(error, config, "[[outbound]], [[upstream]] or `plaintext` of a [[service]]")
+    })?;
+    // What is refused moves no gateway's port either.
+    plane.set_gateway(&config.gateway);
+    Ok(bound)
 }
 
 fn applier(plane: &Arc<DataPlane>) -> Apply {
