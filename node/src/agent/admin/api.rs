@@ -405,6 +405,9 @@ pub struct Mesh {
     pub bundle: String,
     /// Nodes that live or lived.
     pub nodes: Vec<KnownNode>,
+    /// Those that joined under the grant that they have now and were not seen since their certificates ended: their keys alone are known.
+    #[serde(default)]
+    pub joined: Vec<NodeId>,
     /// Who counts no more.
     #[serde(default)]
     pub out: Out,
