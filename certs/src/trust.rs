@@ -194,11 +194,12 @@ impl Trust {
         Ok(Trust { former: self.former_beside(&roots), roots, ..Trust::default() })
     }
 
-    /// Gives up a change that has not come further than the trust in the new root.
+    /// Gives up a change that has not come further than the trust in the new root. That is a withdrawn one then: enrollers may have certified
+    /// under it already.
     pub fn cancel(&self) -> Result<Trust, OutOfTurn> {
         self.must_be(Phase::Distributing)?;
-        let roots = self.issuing().cloned().collect();
-        Ok(Trust { roots, former: self.former.clone(), ..Trust::default() })
+        let roots: Vec<_> = self.issuing().cloned().collect();
+        Ok(Trust { former: self.former_beside(&roots), roots, ..Trust::default() })
     }
 
     /// Only `new` from now on, whatever was under way: what an emergency takes.
@@ -303,7 +304,11 @@ mod tests {
         assert!(!both.is_ending(&old) && !both.is_ending(&new));
         assert_eq!(both.begin(&[3]), Err(OutOfTurn::Distributing));
         assert_eq!(both.finish(), Err(OutOfTurn::Distributing));
-        assert_eq!(both.cancel().unwrap(), steady);
+        let given_up = both.cancel().unwrap();
+        assert_eq!(
+            (given_up.phase(), &given_up.roots, &given_up.former),
+            (Phase::Steady, &steady.roots, &vec![new.clone()])
+        );
         let used = both.activate().unwrap();
         assert_eq!((used.phase(), used.issuing().collect::<Vec<_>>()), (Phase::Issuing, vec![&new]));
         assert!(used.is_ending(&old) && !used.is_ending(&new));

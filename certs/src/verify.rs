@@ -140,17 +140,20 @@ pub fn verify_ca_by_roots(
     Ok(verify_path([node, enroller], None, authority, now, Scope::Roots)?.1)
 }
 
-/// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, however long ago, by the policy of today.
-/// One that has ended, or is under a root that was withdrawn, will do only if this verifier has seen its keys before: whoever holds
-/// the key of a root or an enroller whose time is over can still certify any other, dated back.
+/// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, however long ago, and one from the future, which a clock
+/// made that was ahead, at its begin; both by the policy of today. Such a one, or one under a root that was withdrawn, will do only if
+/// this verifier has seen its keys before: whoever holds the key of a root or an enroller whose time is over can still certify any other,
+/// dated back.
 pub fn verify_lapsed_ca(
     chain: &[CertificateDer<'_>],
     authority: &Authority,
     now: Millis,
 ) -> Result<NodeCaFacts, VerifyError> {
     let [node, enroller] = exactly(chain)?;
-    let end = Certificate::parse(node, Link::NodeCa)?.not_after;
-    let judged = |authority| verify_path([node, enroller], None, authority, now.min(end), Scope::Policy);
+    let Certificate { not_before: begin, not_after: end, .. } = Certificate::parse(node, Link::NodeCa)?;
+    let is_early = begin > now.saturating_add(CLOCK_TOLERANCE);
+    let at = if is_early { begin } else { now.min(end) };
+    let judged = |authority| verify_path([node, enroller], None, authority, at, Scope::Policy);
     let (facts, is_withdrawn) = match judged(authority) {
         Err(VerifyError::UntrustedRoot) if anchor(enroller, &authority.former).is_some() => {
             (judged(&Authority { roots: authority.former.clone(), ..authority.clone() })?.1, true)
@@ -159,7 +162,7 @@ pub fn verify_lapsed_ca(
     };
     let NodeCaFacts { epoch, ca_key, record_key, .. } = facts;
     let is_seen = authority.known_keys.get(&facts.node) == Some(&KnownKey { epoch, ca_key, record_key });
-    if (is_withdrawn || end <= now) && !is_seen {
+    if (is_withdrawn || is_early || end <= now) && !is_seen {
         return Err(VerifyError::UnseenKey(facts.node));
     }
     Ok(facts)

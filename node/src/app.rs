@@ -53,6 +53,7 @@ use crate::{
         state_dir::{Owner, StateDir},
         sync::{Parts, Requests, Sync},
         timeline,
+        whereabouts::Whereabouts,
         workload::{self, WorkloadApi},
         world::World,
     },
@@ -381,14 +382,24 @@ async fn start_control(
     tasks: &Tasks,
 ) {
     let sync = renewal.sync.clone();
+    let whereabouts = Whereabouts {
+        dir: renewal.dir.clone(),
+        owner: owner.clone(),
+        advertise: config.mesh.advertise,
+        bound: mesh.local_addr(),
+        addresses: renewal.addresses.clone(),
+    };
     let address = Address {
-        addresses: vec![listen::advertised(config, owner, mesh.local_addr())],
+        addresses: vec![whereabouts.told()],
         locality: config.locality.clone(),
         version: env!("CARGO_PKG_VERSION").to_string(),
         wire: (WIRE, WIRE),
         started: Clock.now(),
     };
-    sync.members.publish(Body::Address(address)).await;
+    sync.members.publish(Body::Address(address.clone())).await;
+    if !whereabouts.is_fixed() {
+        tasks.critical("whereabouts", whereabouts.follow(address, sync.members.clone(), tasks.clone()));
+    }
     let state = known.world.current().load().state.clone();
     renewal.local.set(&config.services, &state).await;
     tasks.critical("policy", sync.clone().run());
@@ -420,10 +431,13 @@ async fn start_control(
 }
 
 async fn apply(plane: &DataPlane, config: &Config) -> Result<Bound, Error> {
-    plane.set_gateway(&config.gateway);
     let applied = plane.apply(&config.services, &config.outbounds, &config.upstreams).await;
-    applied
-        .map_err(|error| listen::unopened(error, config, "[[outbound]], [[upstream]] or `plaintext` of a [[service]]"))
+    let bound = applied.map_err(|error| {
+        listen::unopened(error, config, "[[outbound]], [[upstream]] or `plaintext` of a [[service]]")
+    })?;
+    // What is refused moves no gateway's port either.
+    plane.set_gateway(&config.gateway);
+    Ok(bound)
 }
 
 fn applier(plane: &Arc<DataPlane>) -> Apply {

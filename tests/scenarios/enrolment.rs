@@ -243,3 +243,25 @@ fn a_machine_that_reaches_no_enroller_joins_by_files() {
     let kept = std::fs::read_to_string(cluster.path().join("second/data/ca.pem")).expect("it joined");
     assert!(signed.contains(kept.lines().nth(1).expect("a certificate")), "{kept}");
 }
+
+#[test]
+fn the_name_of_a_machine_that_was_off_for_months_is_given_away_only_by_replace() {
+    let mut cluster = mesh_of_one();
+    cluster.join("second", &reviews());
+    cluster.run("second");
+    cluster.wait_members(harness::PATIENCE);
+    for name in ["second", "first"] {
+        assert!(cluster.terminate(name).is_some_and(|status| status.success()), "{name}: {}", cluster.log(name));
+    }
+    cluster.clock_offset = "70d".to_owned();
+    cluster.run("first");
+    eventually("nobody sees the second any more", || {
+        let members = cluster.json("first", &["members", "--all"]);
+        if members.as_array().is_some_and(|all| all.len() == 1) { Ok(()) } else { Err(members.to_string()) }
+    });
+    let refused = cluster.on("first", &["invite", "second", "--no-service", "-o", "json"]);
+    assert_eq!(refused.error()["error"]["code"], "already_exists", "{refused:?}");
+    cluster.invite("second", &reviews(), &["--replace"]);
+    // It has not joined under the grant of now: a token that nobody used is made again.
+    cluster.invite("second", &reviews(), &[]);
+}

@@ -295,3 +295,37 @@ fn a_websocket_goes_through() {
     drop(socket);
     eventually("there is room again", || open().request("GET", "chat.example.com", "/talk", &headers, b"").map(drop));
 }
+
+#[test]
+fn a_configuration_that_is_refused_moves_no_port() {
+    let cluster = mesh();
+    cluster
+        .push("shop", &(gateway("public", &server(8080, "'*'", "")) + &routes("cart", "public", "'*'", CART)), &[])
+        .expect_code(0);
+    opened(&cluster, 8080);
+    let ip = cluster.node("edge").ip;
+    let taken = TcpListener::bind((ip, 0)).expect("a port is free").local_addr().expect("it has an address");
+    let _taken = TcpListener::bind(taken).expect("it is free still");
+    let file = cluster.node("edge").config();
+    let good = std::fs::read_to_string(&file).expect("it is there");
+    let moved = good.replacen("[gateway]\n", "[gateway]\nports = { 8080 = 8099 }\n", 1);
+    let refused = format!("{moved}\n[[outbound]]\nhttp = \"{taken}\"\nas = \"istio-system/ingress\"\n");
+    let reload = |text: &str| {
+        std::fs::write(&file, text).expect("it is ours");
+        cluster.node("edge").running.as_ref().expect("it runs").signal(nix::sys::signal::Signal::SIGHUP);
+    };
+    reload(&refused);
+    eventually("it is refused", || {
+        let log = cluster.log("edge");
+        if log.contains("not reloaded") { Ok(()) } else { Err(log) }
+    });
+    // Whatever the documents do next, the ports are where the configuration in force has them.
+    cluster.push("shop", &routes("more", "public", "more.example", CART), &["--wait", "all"]).expect_code(0);
+    let listen = || cluster.json("edge", &["status"])["gateways"][0]["listen"].as_str().map(str::to_owned);
+    assert_eq!(listen(), Some(format!("{ip}:8080")));
+    reload(&moved);
+    eventually("the port moves", || match listen() {
+        Some(at) if at == format!("{ip}:8099") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}

@@ -296,3 +296,38 @@ fn two_machines_with_one_directory_are_told_apart() {
     let older = cluster.nodes.get_mut("reviews").and_then(|node| node.running.take()).expect("it ran");
     assert_eq!(older.wait().code(), Some(6), "{}", cluster.log("reviews"));
 }
+
+#[test]
+fn an_init_that_did_not_come_to_its_end_says_what_to_remove() {
+    let mut cluster = alone();
+    cluster.prepare_only("other", &Plan::default());
+    let folder = cluster.node("other").dir.clone();
+    let init = || {
+        let mut init = skein().command();
+        // Bare names: everything lies in the working directory.
+        init.current_dir(&folder).args(["init", "other.example", "--name", "other", "-o", "json"]);
+        init.args(["--config", "skein.toml", "--operator", "keys"]);
+        init.output().expect("skein can be started")
+    };
+    let config = folder.join("skein.toml");
+    let text = std::fs::read_to_string(&config).expect("it is there");
+    std::fs::write(&config, text.replace(harness::cluster::TRUST_DOMAIN, "other.example")).expect("it is ours");
+    let founded = init();
+    assert!(founded.status.success(), "{founded:?}");
+    let refusal = |wanted: &str| {
+        let refused = init();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(5), "{said}");
+        assert!(said.contains("already_exists") && said.contains(wanted), "{said}");
+    };
+    std::fs::remove_file(folder.join("keys/mesh.toml")).expect("it is there");
+    // A node rests on the keys.
+    refusal("this mesh was founded");
+    std::fs::remove_file(folder.join("data/node.json")).expect("it is there");
+    refusal("remove operator.key, recovery.key, root.key, bundle.pem from keys");
+    for name in ["operator.key", "recovery.key", "root.key", "bundle.pem"] {
+        std::fs::remove_file(folder.join("keys").join(name)).expect("it is there");
+    }
+    let again = init();
+    assert!(again.status.success(), "{again:?}");
+}

@@ -103,3 +103,15 @@ fn a_gateway_that_stops_answers_until_its_farewell_is_over() {
     // The second signal ends it at once.
     assert!(cluster.terminate("edge").is_some_and(|status| status.success()), "{}", cluster.log("edge"));
 }
+
+#[test]
+fn a_node_that_answers_for_long_when_it_stops_is_wiped_when_it_leaves() {
+    let runtime = "farewell = \"6s\"\ndrain = \"1s\"".to_owned();
+    let plan = Plan { runtime, ..Plan::with([Service::version("shop/cart", "v1")]) };
+    let cluster = Cluster::start(skein(), &[("first", Plan::with([ingress()])), ("second", plan)]);
+    cluster.wait_members(harness::PATIENCE);
+    let left = cluster.json("second", &["leave", "--timeout", "4s"]);
+    assert_eq!(left["left"], true, "{left}");
+    let data = std::fs::read_dir(cluster.node("second").dir.join("data")).expect("it is there");
+    assert_eq!(data.count(), 0);
+}

@@ -322,6 +322,48 @@ fn a_change_that_has_not_begun_to_certify_is_given_up() {
 }
 
 #[test]
+fn a_change_in_which_an_enroller_certifies_already_is_given_up_once_that_is_undone() {
+    let mut cluster = three();
+    cluster.on("first", &["ca", "promote", "second"]).expect_code(0);
+    step(&cluster, &["start"]);
+    // An `advance` that broke off: one of two enrollers has the new root.
+    let request = cluster.on("first", &["ca", "csr"]).expect_code(0).out;
+    let request = cluster.file("first.csr", &request).to_string_lossy().into_owned();
+    let signed = cluster.on("first", &["ca", "sign", &request, "--next"]).expect_code(0).out;
+    let signed = cluster.file("first.pem", &signed).to_string_lossy().into_owned();
+    cluster.on("first", &["ca", "renew", "--certificate", &signed]).expect_code(0);
+    let told = cluster.json("first", &["status"])["problems"].to_string();
+    assert!(told.contains("enroller_early"), "{told}");
+    // Who joins meanwhile rests on it.
+    cluster.join("fourth", &reviews());
+    cluster.run("fourth");
+    cluster.wait_members(PATIENCE);
+    let refused = cluster.on("first", &["ca", "rotate", "cancel", "-o", "json"]);
+    let error = &refused.error()["error"];
+    assert_eq!((refused.code, &error["code"]), (5, &"refused".into()), "{refused:?}");
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("skein ca renew first")), "{refused:?}");
+    assert!(!error["message"].to_string().contains("second"), "it has the old one: {refused:?}");
+    cluster.on("first", &["ca", "renew", "first"]).expect_code(0);
+    let told = step(&cluster, &["cancel"]);
+    assert_eq!((&told["phase"], texts(&told["left_behind"]).len()), (&"steady".into(), 0), "{told}");
+    assert_eq!(states(&cluster), ["issuing", "withdrawn"]);
+    eventually_within("fourth is renewed under the root that stays", Duration::from_secs(60), || {
+        let shown = cluster.on("fourth", &["identity", "show", "shop/reviews", "-o", "json"]);
+        let state = (shown.code == 0).then(|| shown.json()["root_state"].clone());
+        if state == Some("issuing".into()) { Ok(()) } else { Err(format!("{shown:?} {}", cluster.log("fourth"))) }
+    });
+    eventually_within("fourth is served", PATIENCE, || match cluster.healthy("first", "shop/reviews") {
+        3 => Ok(()),
+        seen => Err(format!("{seen} seen; {}", cluster.log("fourth"))),
+    });
+    served(&cluster, "first", PATIENCE);
+    // Another change goes its way.
+    step(&cluster, &["start"]);
+    step(&cluster, &["advance"]);
+    step(&cluster, &["finish"]);
+}
+
+#[test]
 fn a_stolen_root_is_replaced_at_once_and_nodes_come_back_by_themselves() {
     let cluster = three();
     let elsewhere = cluster.on("first", &["ca", "rotate", "start", "--emergency", "--node", "second", "-o", "json"]);

@@ -381,6 +381,10 @@ fn a_node_ca_without_leaf() {
     // Whoever has the key of an enroller that ended can date back a CA for any key: only a key seen before is renewed.
     assert!(verify_lapsed_ca(&chain, &authority, NOW).is_ok());
     assert!(matches!(verify_lapsed_ca(&chain, &authority, later), Err(VerifyError::UnseenKey(_))));
+    // A clock that was ahead has certified it, and was set back.
+    let before = NOW - DAY;
+    assert!(matches!(verify_ca(&chain, &authority, before), Err(VerifyError::NotYetValid { .. })));
+    assert!(matches!(verify_lapsed_ca(&chain, &authority, before), Err(VerifyError::UnseenKey(_))));
     let sees = |epoch, ca_key, record_key| {
         world.edit_authority(|authority| {
             authority.known_keys.insert(node_id("b"), KnownKey { epoch, ca_key, record_key });
@@ -393,6 +397,7 @@ fn a_node_ca_without_leaf() {
     let authority = sees(1, facts.ca_key, facts.record_key);
     assert!(verify_lapsed_ca(&chain, &authority, later).is_ok());
     assert!(verify_lapsed_ca(&chain, &authority, NOW + 20 * 365 * DAY).is_ok(), "however long ago");
+    assert!(verify_lapsed_ca(&chain, &authority, before).is_ok(), "the keys are known");
     world.edit_authority(|authority| authority.revocations.evict(node_id("b"), 1));
     assert!(matches!(verify_lapsed_ca(&chain, &world.authority.load(), later), Err(VerifyError::Evicted(..))));
 }

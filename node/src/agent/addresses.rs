@@ -61,6 +61,12 @@ impl Addresses {
         self.seen().values().flatten().copied().collect()
     }
 
+    /// Where nodes are, as far as no name needs to be looked up: those of the join and the configuration first.
+    pub fn known(&self) -> Vec<SocketAddr> {
+        let fixed = self.fixed.iter().filter_map(|address| address.parse().ok());
+        fixed.chain(self.seen_at()).collect()
+    }
+
     /// Where members were seen that are not among these.
     pub fn seen_but(&self, linked: &BTreeSet<NodeId>) -> Vec<SocketAddr> {
         let seen = self.seen();

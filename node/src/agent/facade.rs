@@ -30,7 +30,7 @@ use policy::{
 };
 use tokio::sync::watch;
 
-pub use enroller::EnrollerRequest;
+pub use enroller::{ENROLLER_EARLY, EnrollerRequest};
 
 use super::{
     drift::Measured,
@@ -300,6 +300,7 @@ impl Agent {
             fail("policy_stale", message, "is this node cut off? look at `skein members`")
         }));
         troubles.extend(self.inner.sync.drift.trouble());
+        troubles.extend(self.address_trouble());
         troubles.extend(self.inner.local.not_granted());
         troubles.extend(self.inner.group_troubles.load().iter().map(doors::told));
         troubles.extend(self.troubles_beyond());

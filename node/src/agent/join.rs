@@ -2,7 +2,7 @@
 //! its request and the reply travel as files, and whoever holds the token redeems it elsewhere.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -27,6 +27,7 @@ use super::{
     init::check_free,
     state_dir::{CA_CERTIFICATES, CA_KEY, Owner, RECORD_KEY, StateDir},
     store::{Judgement, Store},
+    whereabouts::way,
 };
 use crate::{
     clock::Clock,
@@ -332,17 +333,13 @@ pub fn settle(
     Ok(Joined { node, trust_domain, address })
 }
 
-/// The address by which this machine speaks to `remote`, with the port that the node listens on. Sends nothing.
-pub fn towards(remote: SocketAddr, listen: SocketAddr) -> SocketAddr {
+/// The address by which this machine speaks to `remote`, with the port that the node listens on.
+fn towards(remote: SocketAddr, listen: SocketAddr) -> SocketAddr {
     if !listen.ip().is_unspecified() {
         return listen;
     }
-    let any: IpAddr = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-    let local = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect(remote)?;
-        socket.local_addr()
-    });
-    SocketAddr::new(local.map_or_else(|_| [127, 0, 0, 1].into(), |address| address.ip()), listen.port())
+    // Without a way there the node finds its address when it runs.
+    SocketAddr::new(way(remote).unwrap_or(Ipv4Addr::LOCALHOST.into()), listen.port())
 }
 
 fn unreachable(token: &Token, error: &dyn std::fmt::Display) -> Error {

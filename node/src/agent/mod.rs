@@ -39,9 +39,10 @@ pub mod store;
 pub mod sync;
 pub mod timeline;
 pub mod traffic;
+pub mod whereabouts;
 pub mod wire;
 pub mod workload;
 pub mod world;
 
-pub use facade::{Agent, Apply, EnrollerRequest, IdentityFacts, LeafFacts, Pushed, Wait};
+pub use facade::{Agent, Apply, ENROLLER_EARLY, EnrollerRequest, IdentityFacts, LeafFacts, Pushed, Wait};
 pub use sync::everybody::Unheard;

@@ -24,7 +24,7 @@ use crate::{clock, snapshot::Services};
 
 use fold::names;
 pub(super) use fold::{Facts, foreign};
-pub(super) use forbidden::{OwnPorts, refused};
+pub(super) use forbidden::{OwnPorts, machine, refused};
 
 /// Between two looks at a name that resolves, milliseconds. The machine's resolver does not say how long its answers hold.
 const REFRESH: Millis = 30_000;

@@ -16,13 +16,14 @@ use rand::seq::SliceRandom;
 use super::{
     addresses::Addresses,
     error::{Error, fail, internal},
-    identity::millis,
+    identity::{is_ahead, millis},
     join::renew_lapsed,
     local::Local,
     state_dir::StateDir,
     sync::Sync,
     wire::{self, Renew, Renewed},
 };
+use crate::clock;
 
 /// The next attempt after one that failed, at least; doubled each time, up to the longest.
 const RETRY: Duration = Duration::from_secs(5);
@@ -31,8 +32,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(600);
 const LONGEST_URGENT: Duration = Duration::from_secs(15);
 /// Addresses that one attempt tries.
 const ATTEMPTED: usize = 64;
-/// Nothing sleeps longer: clocks jump.
-const LONGEST_SLEEP: Duration = Duration::from_secs(300);
+/// Nothing sleeps longer: clocks jump, and a machine that slept has leafs that ended meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// An enroller has this long.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a link with an enroller may take to come up.
@@ -68,19 +69,20 @@ impl Renewal {
             for (id, why) in &refreshed.failed {
                 tracing::warn!(%id, "no leaf: {why}");
             }
-            let due = self.ca_due(&state, jitter).max(pace.not_before);
-            if due <= now {
+            let pause = pace.not_before.saturating_sub(clock::uptime());
+            let due = self.ca_due(&state, jitter).saturating_sub(now).max(pause);
+            if due == 0 {
                 match self.renew(&state).await {
-                    Ok(()) => pace.succeeded(self.sync.clock.now()),
+                    Ok(()) => pace.succeeded(clock::uptime()),
                     Err(error) => {
                         let longest = if self.is_urgent(&state) { LONGEST_URGENT } else { LONGEST_RETRY };
-                        pace.failed(self.sync.clock.now(), longest, rand::random());
+                        pace.failed(clock::uptime(), longest, rand::random());
                         tracing::warn!(code = %error.code, "the node CA is not renewed yet: {error}");
                     }
                 }
                 continue;
             }
-            let next = Duration::from_millis(due.min(refreshed.due).saturating_sub(now));
+            let next = Duration::from_millis(due.min(refreshed.due.saturating_sub(now)));
             tokio::select! {
                 () = tokio::time::sleep(next.clamp(Duration::from_millis(10), LONGEST_SLEEP)) => {}
                 () = self.sync.renew.notified() => {}
@@ -89,9 +91,9 @@ impl Renewal {
         }
     }
 
-    /// Half of the CA's life, or now if the grant allows what the certificate does not, or the root ends.
+    /// Half of the CA's life, or now if the grant allows what the certificate does not, or the root ends, or its time is yet to come.
     fn ca_due(&self, state: &State, jitter: f64) -> Millis {
-        if self.is_narrow(state) || self.is_leaving(state) {
+        if self.is_narrow(state) || self.is_leaving(state) || self.is_early() {
             return 0;
         }
         half_life(&self.sync.identity.ca(), millis(state.lifetimes().node_ca), jitter)
@@ -111,11 +113,17 @@ impl Renewal {
         self.sync.identity.ca().chain().last().is_some_and(|enroller| state.trust().is_leaving(enroller))
     }
 
+    /// Whether others take the CA for one of the future: it was certified by a clock that was ahead.
+    fn is_early(&self) -> bool {
+        is_ahead(self.sync.identity.ca().not_before(), self.sync.clock.now())
+    }
+
     /// Whether no link opens by the certificates of now.
     fn is_cut_off(&self, state: &State) -> bool {
         let ca = self.sync.identity.ca();
         let rooted = |enroller: &Vec<u8>| anchor(enroller, &state.trust().roots).is_some();
-        ca.not_after() <= self.sync.clock.now() || !ca.chain().last().is_some_and(rooted)
+        let is_over = ca.not_after() <= self.sync.clock.now();
+        is_over || self.is_early() || !ca.chain().last().is_some_and(rooted)
     }
 
     fn is_urgent(&self, state: &State) -> bool {
@@ -151,7 +159,7 @@ impl Renewal {
                     fail("enroller_expired", format!("this node's enroller CA does not serve: {error}"), hint)
                 };
                 let ca = identity.ca();
-                if !gains(&ca, &own) && !self.is_narrow(state) {
+                if !gains(&ca, &own) && !self.is_narrow(state) && !self.is_early() {
                     return Err(ended(&"the node CA lasts as long as it already"));
                 }
                 let keys = (&ca.key().spki()[..], identity.record_key().public());
@@ -266,6 +274,7 @@ impl Renewal {
 #[derive(Debug, Default)]
 struct Pace {
     failures: u32,
+    /// Uptime: wall time may be set back by months.
     not_before: Millis,
 }
 

@@ -9,6 +9,7 @@ use std::{
 use tokio::net::UnixListener;
 
 use super::error::{Error, fail};
+use crate::config::paths::folder_of;
 
 /// The group whose members may use a socket that is not for everybody.
 const GROUP: &str = "skein";
@@ -23,9 +24,7 @@ pub fn bind(path: &Path, mode: u32, setting: &str) -> Result<UnixListener, Error
         let message = format!("cannot {what} the socket {}: {error}", path.display());
         fail("failed", message, format!("check the folder's permissions, or set {setting}"))
     };
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|error| failed("make the folder of", &error))?;
-    }
+    std::fs::create_dir_all(folder_of(path)).map_err(|error| failed("make the folder of", &error))?;
     match std::fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
             let message = format!("{} is there and is no socket", path.display());

@@ -53,7 +53,7 @@ pub struct Owner {
     pub node: NodeId,
     /// Its mesh.
     pub trust_domain: TrustDomain,
-    /// The address that it told others when it joined; used where the configuration names none.
+    /// The address that it told others last; used where the configuration names none, while its machine has it.
     pub address: Option<std::net::SocketAddr>,
     /// Where it found its enroller: the first node that it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -380,7 +380,8 @@ fn free(path: &Path) -> Option<u64> {
 }
 
 fn full(path: &Path) -> Error {
-    fail("storage_full", format!("no space left for {}", path.display()), "free some space; traffic goes on")
+    let hint = "free some space; traffic goes on, but no policy and no eviction counts here until then";
+    fail("storage_full", format!("no space left for {}", path.display()), hint)
 }
 
 fn closed(path: &Path, why: &str) -> Error {

@@ -1,15 +1,11 @@
-//! Where a node listens: what others are told of it, and listeners that cannot be opened, in words.
+//! Where a node listens, and listeners that cannot be opened, in words.
 
 use std::{io, net::SocketAddr};
 
 use tokio::net::TcpListener;
 
 use crate::{
-    agent::{
-        error::{Error, fail, internal},
-        join::towards,
-        state_dir::Owner,
-    },
+    agent::error::{Error, fail, internal},
     config::Config,
     proxy::ApplyError,
 };
@@ -57,20 +53,6 @@ pub(super) fn unopened(error: ApplyError, config: &Config, keys: &str) -> Error 
         ApplyError::UnknownSpeaker { .. } => fail("bad_config", error.to_string(), "`as` names a [[service]]"),
         ApplyError::Stopped => internal(error),
     }
-}
-
-/// What others are told: as configured; else as it was found towards the enroller; else as a packet would leave.
-pub(super) fn advertised(config: &Config, owner: &Owner, bound: SocketAddr) -> SocketAddr {
-    if let Some(address) = config.mesh.advertise {
-        return address;
-    }
-    if !bound.ip().is_unspecified() {
-        return bound;
-    }
-    // An address of documentation (RFC 5737): nothing is sent, it only picks the route.
-    let anywhere = SocketAddr::from(([192, 0, 2, 1], 9));
-    let found = owner.address.map_or_else(|| towards(anywhere, bound).ip(), |address| address.ip());
-    SocketAddr::new(found, bound.port())
 }
 
 #[cfg(test)]

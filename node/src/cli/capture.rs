@@ -1,8 +1,11 @@
 //! `skein capture on|off|status|confirm`.
 
 use std::{
+    fs,
+    io::ErrorKind,
     net::SocketAddr,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Command as Process, Stdio},
     time::Duration,
 };
@@ -11,12 +14,12 @@ use serde::Serialize;
 
 use crate::{
     accounts,
-    agent::admin::api,
+    agent::{admin::api, state_dir::CAPTURED},
     capture::{self, Guard, Incoming, LIFE, News, Outgoing, Question, Rules, nft},
     cli::{
         client,
         context::Context,
-        error::{Error, Result},
+        error::{Error, Result, io},
         value,
     },
     config::Cidr,
@@ -294,12 +297,24 @@ async fn switch_off(now: bool, ctx: &Context) -> Result<()> {
             nft::remove()?;
         }
     }
-    // A node that is gone has nothing to forget.
-    if let Ok(mut client) = client::connect_here(ctx).await {
-        drop(client.post::<api::Capture>("/v1/local/capture/ended", "").await);
+    match client::connect_here(ctx).await {
+        Ok(mut client) => drop(client.post::<api::Capture>("/v1/local/capture/ended", "").await),
+        // A node that does not run has it in its state only: else it would complain of this once it is started.
+        Err(_) => {
+            if let Ok(config) = ctx.config() {
+                forget(&config.data_dir.join(CAPTURED))?;
+            }
+        }
     }
     let status = status(ctx).await?;
     ctx.output.show(&status, || told(&status))
+}
+
+fn forget(captured: &Path) -> Result<()> {
+    match fs::remove_file(captured) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io("remove", captured, &error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 async fn confirm(ctx: &Context) -> Result<()> {

@@ -36,11 +36,14 @@ use crate::{
         error::{Error, Result, io},
         passphrase::{Passphrase, Word},
     },
+    config::paths::folder_of,
 };
 
 pub(super) const OPERATOR: &str = "operator.key";
 pub(super) const RECOVERY: &str = "recovery.key";
 pub(super) const ROOT: &str = "root.key";
+/// What `init` writes first.
+pub(super) const FIRST: [&str; 4] = [OPERATOR, RECOVERY, ROOT, BUNDLE];
 pub(super) const NEXT_ROOT: &str = "root.next.key";
 const BUNDLE: &str = "bundle.pem";
 const MESH: &str = "mesh.toml";
@@ -186,7 +189,7 @@ impl Directory {
 
     /// Removes what [`Self::store_keys`] wrote, when the mesh did not come about.
     pub fn forget_keys(&self) {
-        for name in [OPERATOR, RECOVERY, ROOT, BUNDLE] {
+        for name in FIRST {
             // The error that led here is the one to report.
             let _ = fs::remove_file(self.path.join(name));
         }
@@ -214,6 +217,11 @@ impl Directory {
                     .hint("choose another trust domain or another --operator DIR; keys are never overwritten"))
             }
         }
+    }
+
+    /// Whether nothing is known of a mesh here: an `init` that did not come to its end leaves keys and no more.
+    pub fn is_unfinished(&self) -> bool {
+        !self.path.join(MESH).exists()
     }
 
     /// The key that signs policy.
@@ -371,7 +379,7 @@ impl Directory {
     }
 
     fn make(&self) -> Result<()> {
-        let above = self.path.parent().filter(|parent| !parent.exists()).map(Path::to_path_buf);
+        let above = Some(folder_of(&self.path)).filter(|folder| !folder.exists()).map(Path::to_path_buf);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
         let owned = made.and_then(|()| {
             above.iter().chain([&self.path]).try_for_each(|path| {

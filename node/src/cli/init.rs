@@ -14,7 +14,7 @@ use crate::{
     agent::{admin::api::Out, init, state_dir::StateDir},
     cli::{
         context::Context,
-        directory::{Directory, Keys, Known, KnownNode},
+        directory::{Directory, FIRST, Keys, Known, KnownNode},
         error::{Error, Result},
     },
     clock,
@@ -43,7 +43,7 @@ pub struct Args {
 pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
     let name = args.name.clone().map_or_else(host_name, Ok)?;
     let directory = Directory::of(ctx.globals.operator.as_deref(), &args.trust_domain).under(ctx.passphrase.clone());
-    directory.refuse_old_keys()?;
+    directory.refuse_old_keys().map_err(|error| unfinished(error, &directory, ctx))?;
     let minimal = Minimal { node: name.clone(), trust_domain: args.trust_domain.clone(), advertise: None };
     let config = config::ensure(&ctx.config_file(), &minimal)?;
     let state = StateDir::open(&config.data_dir)?;
@@ -84,6 +84,17 @@ pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
         "operator_dir": directory.path(),
     });
     ctx.output.show(&result, || text(&args.trust_domain, &name, &config, &directory))
+}
+
+/// What to do about keys by which no mesh came about: the process ended while it founded one.
+fn unfinished(error: Error, directory: &Directory, ctx: &Context) -> Error {
+    let is_nobodys = ctx.config().is_ok_and(|config| !StateDir::has_owner(&config.data_dir));
+    if !is_nobodys || !directory.is_unfinished() {
+        return error;
+    }
+    let path = directory.path().display();
+    Error::new(error.code, format!("{path} holds the keys of an `init` that did not come to its end"))
+        .hint(format!("no node rests on them here: remove {} from {path} and give the command again", FIRST.join(", ")))
 }
 
 /// Where other nodes will reach this one, if the configuration says it.

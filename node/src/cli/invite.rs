@@ -75,7 +75,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     }
     let (held, role_set) = grants::fetch(&mut client, &operator.known, &args.guest).await?;
     if !args.replace {
-        refuse_taken(&mut client, &args.guest, held.as_ref()).await?;
+        refuse_taken(&mut client, &mesh, &args.guest, held.as_ref()).await?;
     }
     refuse_demotion(&args.guest, args.enroller, held.as_ref())?;
     let enroller = enroller(&mesh)?;
@@ -125,11 +125,11 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     ctx.output.show(&value, || text.clone())
 }
 
-/// A name that a living node bears is given away only by `--replace`.
-async fn refuse_taken(client: &mut Client, node: &NodeId, held: Option<&Held>) -> Result<()> {
+/// A name that a node bears is given away only by `--replace`, also where that was not seen for months.
+async fn refuse_taken(client: &mut Client, mesh: &Mesh, node: &NodeId, held: Option<&Held>) -> Result<()> {
     let Some(held) = held else { return Ok(()) };
     let members: Vec<Member> = client.get("/v1/members?all=true").await?;
-    let joined = members.iter().any(|member| member.name == *node);
+    let joined = mesh.joined.contains(node) || members.iter().any(|member| member.name == *node);
     // The first node has no token; a token that nobody used may be made again.
     if !joined && held.grant.token_hash.is_some() && !held.grant.retired {
         return Ok(());

@@ -68,7 +68,8 @@ pub(super) async fn run(Args { force }: Args, ctx: &Context) -> Result<()> {
     let _: Value = client.post("/v1/policy?wait=local", retired.signed).await?;
     let _: Value = client.post("/v1/leave", "").await?;
     drop(client);
-    wipe(&config.data_dir, config.drain + ctx.globals.timeout).await?;
+    // It answers for a while, then finishes what is under way.
+    wipe(&config.data_dir, config.farewell + config.drain + ctx.globals.timeout).await?;
     let result = json!({"node": status.node, "left": true, "wiped": config.data_dir});
     ctx.output.show(&result, || format!("{} left the mesh; {} is wiped", status.node, config.data_dir.display()))
 }

@@ -184,6 +184,7 @@ mod tests {
             keys: Vec::new(),
             bundle: String::new(),
             nodes: vec![named("a", true), named("accomplice", true), named("b", false)],
+            joined: Vec::new(),
             out: Out::default(),
         };
         let nodes = ["a", "b", "c"].map(|name| directory::KnownNode { name: node(name), addresses: Vec::new() });

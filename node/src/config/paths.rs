@@ -1,6 +1,6 @@
 //! Where things lie: `/etc`, `/var/lib` and `/run` for root, XDG directories for everyone else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The directories of this process's user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +41,24 @@ pub fn of(root: bool, variable: impl Fn(&str) -> Option<PathBuf>) -> Paths {
     }
 }
 
+/// The folder that a file, or another folder, lies in: that of a bare name is the working directory.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_name_lies_in_the_working_directory() {
+        let folder = |path| folder_of(Path::new(path)).to_str().unwrap();
+        assert_eq!(["skein.toml", "a/skein.toml", "/skein.toml", "/a/b/"].map(folder), [".", "a", "/", "/a"]);
+        let file = PathBuf::from(format!("written-{}.toml", std::process::id()));
+        crate::config::write_atomically(&file, "text").unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "text");
+        std::fs::remove_file(file).unwrap();
+    }
 
     #[test]
     fn users_have_xdg_directories() {

@@ -10,7 +10,7 @@ use std::{
 
 use certs::id::{NodeId, TrustDomain};
 
-use super::{Config, ConfigError, Port, Probe, Service, error::whole, read, read_text};
+use super::{Config, ConfigError, Port, Probe, Service, error::whole, paths::folder_of, read, read_text};
 
 /// What a new `skein.toml` says beside its defaults, and beside the places of this user, which are not those of another one.
 #[derive(Debug, Clone)]
@@ -29,9 +29,8 @@ pub struct Minimal {
 /// A file that cannot be read or written, is not valid, or names another node or trust domain. Nothing is written then.
 pub fn ensure(file: &Path, minimal: &Minimal) -> Result<Config, ConfigError> {
     if !file.exists() {
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| cannot(folder, &e))?;
-        }
+        let folder = folder_of(file);
+        std::fs::create_dir_all(folder).map_err(|e| cannot(folder, &e))?;
         write_atomically(file, &text(minimal)).map_err(|e| cannot(file, &e))?;
         return read(file);
     }
@@ -240,8 +239,5 @@ pub fn write_atomically(file: &Path, text: &str) -> std::io::Result<()> {
     out.write_all(text.as_bytes())?;
     out.sync_all()?;
     std::fs::rename(&temporary, file)?;
-    match file.parent() {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
+    std::fs::File::open(folder_of(file))?.sync_all()
 }

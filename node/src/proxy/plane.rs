@@ -322,9 +322,12 @@ impl DataPlane {
         Ok(bound)
     }
 
-    /// Where Gateways open their ports from the next [`DataPlane::apply`] on.
+    /// Where Gateways open their ports from now on.
     pub fn set_gateway(&self, gateway: &Gateway) {
-        self.shared.gateway.store(Arc::new(gateway.clone()));
+        if **self.shared.gateway.load() != *gateway {
+            self.shared.gateway.store(Arc::new(gateway.clone()));
+            self.shared.reloads.send_modify(|count| *count += 1);
+        }
     }
 
     fn speaker(&self, local: &Local, key: &Key, port: u16) -> Result<outbound::Speaker, ApplyError> {

@@ -7,6 +7,7 @@ mod events;
 mod explain;
 mod history;
 mod listeners;
+mod mesh;
 mod out;
 mod policy;
 mod traffic;
@@ -16,7 +17,6 @@ use std::collections::BTreeMap;
 use certs::{
     grant::{Grant, NodeGrant},
     id::{NodeId, ServiceAccount, TrustDomain},
-    sign::Digest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,7 @@ pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};
 pub use listeners::{OpenGateway, Plaintext};
+pub use mesh::{Key, KnownNode, Mesh};
 pub use out::Out;
 pub use policy::{
     AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
@@ -386,54 +387,6 @@ pub struct Route {
     pub rule: String,
     /// What happens: destinations with weights, a redirect, an answer.
     pub action: String,
-}
-
-/// `GET /v1/mesh`: what operators need to know of a mesh.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mesh {
-    /// Its name.
-    pub trust_domain: TrustDomain,
-    /// The answering node.
-    pub node: NodeId,
-    /// Id of the first RoleSet's changeset.
-    pub genesis: Digest,
-    /// Number of the RoleSet that counts now.
-    pub role_set: u64,
-    /// Who may sign.
-    pub keys: Vec<Key>,
-    /// The trust bundle, PEM.
-    pub bundle: String,
-    /// Nodes that live or lived.
-    pub nodes: Vec<KnownNode>,
-    /// Who counts no more.
-    #[serde(default)]
-    pub out: Out,
-}
-
-/// A key of the RoleSet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Key {
-    /// Its holder.
-    pub name: String,
-    /// `ed25519:...`.
-    pub public_key: String,
-    /// Roles that name it.
-    pub roles: Vec<String>,
-    /// Whether it may sign RoleSets only.
-    pub recovery: bool,
-}
-
-/// A node by which operators reach the mesh.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KnownNode {
-    /// Its name.
-    pub name: NodeId,
-    /// `HOST:PORT`s.
-    pub addresses: Vec<String>,
-    /// Whether it may enrol others.
-    pub enroller: bool,
-    /// Whether the answering node sees it alive.
-    pub alive: bool,
 }
 
 /// `POST /v1/ca/request`: a request for a node's enroller CA, and what its certificate must say.

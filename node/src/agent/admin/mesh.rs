@@ -1,7 +1,10 @@
 //! What operators need to know of a mesh.
 
-use certs::root::bundle_to_pem;
-use membership::view::MemberState;
+use std::sync::Arc;
+
+use certs::{grant::NodeGrant, id::NodeId, root::bundle_to_pem};
+use membership::view::{MemberState, View};
+use policy::history::State;
 
 use super::{Admin, api};
 
@@ -38,6 +41,18 @@ impl Admin {
             bundle: bundle_to_pem(&state.trust().roots),
             out: api::Out::by(&state),
             nodes: view.members().values().filter(|member| member.state != MemberState::Evicted).map(node).collect(),
+            joined: self.joined(&state, &view),
         }
+    }
+
+    fn joined(&self, state: &State, view: &View) -> Vec<NodeId> {
+        let snapshot = self.agent.snapshot();
+        let joined = |grant: &&Arc<NodeGrant>| {
+            let known = snapshot.authority.known_keys.get(&grant.node);
+            known.is_some_and(|known| known.epoch == grant.epoch) && view.member(&grant.node).is_none()
+        };
+        let mut names: Vec<_> = state.grants().values().filter(joined).map(|grant| grant.node.clone()).collect();
+        names.sort();
+        names
     }
 }

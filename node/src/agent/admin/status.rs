@@ -18,7 +18,7 @@ use super::{
     rfc3339,
 };
 use crate::{
-    agent::{drift, jwks, local::NOT_GRANTED},
+    agent::{ENROLLER_EARLY, drift, jwks, local::NOT_GRANTED},
     clock,
     config::Speaker,
     snapshot::{Doors, OpenDoor, PlaintextPort, Snapshot},
@@ -287,13 +287,15 @@ fn closes(state: &State, document: &DocumentId) -> bool {
 /// What the node itself finds wrong.
 fn own(error: Error) -> Problem {
     let severity = match &*error.code {
-        "address_refused"
+        "address_not_here"
+        | "address_refused"
         | "capture_ended"
         | "certificate_old"
         | "client_tls"
         | "clock_drift"
         | "dns_loop"
         | "dns_no_resolver"
+        | ENROLLER_EARLY
         | "enroller_old"
         | "enroller_retiring"
         | "enroller_uncertified"

@@ -11,6 +11,7 @@ use crate::{
     agent::{
         error::{Error, fail},
         guarded::Asking,
+        whereabouts,
     },
     clock,
     secrets::Secrets,
@@ -87,6 +88,15 @@ impl Agent {
         let of_doors = doors.troubles.iter().chain(&names.troubles).chain(&*resolvers);
         let captured = self.inner.guarded.trouble(clock::uptime());
         of_doors.chain(&outside).chain(&*tls).chain(&captured).map(told).collect()
+    }
+
+    /// The mesh address that others are told, where nobody configured it and it leads them nowhere.
+    pub(super) fn address_trouble(&self) -> Option<Error> {
+        let view = self.view();
+        let told = view.member(self.node())?.addresses.first().filter(|_| self.config().mesh.advertise.is_none())?;
+        let others = view.members().values().filter(|member| member.id != *self.node() && member.usable());
+        let others = others.filter_map(|member| member.addresses.first().copied());
+        whereabouts::trouble(*told, &self.inner.sync.world.own_ports().machine, others)
     }
 }
 

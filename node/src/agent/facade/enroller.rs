@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use certs::{codec::Millis, id::NodeId, root::ends, trust::Phase, verify::anchor};
+use certs::{
+    codec::Millis,
+    id::NodeId,
+    root::ends,
+    trust::{Phase, Standing},
+    verify::anchor,
+};
 
 use super::Agent;
 use crate::agent::error::{Error, fail, internal};
@@ -12,6 +18,9 @@ const ENROLLER_WARNING: Millis = 60 * 24 * 3_600_000;
 
 /// Below this, the end of the root is near: enroller CAs live for a year and end with it.
 const ROOT_WARNING: Millis = 365 * 24 * 3_600_000;
+
+/// The problem of an enroller whose CA is under a root from which nothing is issued yet.
+pub const ENROLLER_EARLY: &str = "enroller_early";
 
 /// What the root's holder needs to know to certify an enroller CA.
 #[derive(Debug, Clone)]
@@ -100,9 +109,15 @@ impl Agent {
         let identity = &self.inner.sync.identity;
         let certificate = identity.enroller().and_then(|own| own.chain().first().cloned()).filter(|_| granted);
         if let Some(certificate) = certificate {
-            if anchor(&certificate, &state.trust().roots).is_none() {
+            let Some(root) = anchor(&certificate, &state.trust().roots) else {
                 let message = "the root of this node's enroller CA was withdrawn: nobody can join by it";
                 return Some(fail("enroller_withdrawn", message, renew));
+            };
+            if state.trust().standing(root) == Standing::Next {
+                let message = "the root of this node's enroller CA is not in use yet: a change of the root broke off";
+                let hint =
+                    format!("skein ca rotate advance; or, to give the change up, skein ca renew {}", self.node());
+                return Some(fail(ENROLLER_EARLY, message, hint));
             }
             if state.trust().phase() == Phase::Issuing && state.trust().is_leaving(&certificate) {
                 let message = "the root of this node's enroller CA retires: nobody is certified anew by it";

@@ -28,13 +28,7 @@ pub(in crate::agent) struct OwnPorts {
 impl OwnPorts {
     /// Of this machine.
     pub(in crate::agent) fn of(listeners: Vec<SocketAddr>, services: Vec<IpAddr>) -> Self {
-        let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
-        let ip = |address: nix::ifaddrs::InterfaceAddress| {
-            let address = address.address?;
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-        };
-        Self { listeners, services, machine: all.filter_map(ip).collect() }
+        Self { listeners, services, machine: machine() }
     }
 
     /// True if one of them is reached there.
@@ -51,6 +45,17 @@ impl OwnPorts {
             own.port() == to.port() && own.port() != 0 && here
         })
     }
+}
+
+/// Addresses of this machine; none if it does not say.
+pub(in crate::agent) fn machine() -> Vec<IpAddr> {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let ip = |address: nix::ifaddrs::InterfaceAddress| {
+        let address = address.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    all.filter_map(ip).collect()
 }
 
 /// Why a name may not mean this address; `None` if it may. Whoever writes `localhost` has written this machine.

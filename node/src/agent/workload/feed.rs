@@ -16,7 +16,11 @@ use super::{
     message,
 };
 use crate::{
-    agent::{Agent, identity::NotHanded},
+    agent::{
+        Agent,
+        identity::{NotHanded, is_ahead},
+    },
+    clock,
     mesh::crowd::Place,
     tasks::Tasks,
 };
@@ -24,7 +28,7 @@ use crate::{
 /// The next attempt after one that failed.
 const RETRY: Millis = 5_000;
 /// Nothing sleeps longer: clocks jump.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
 /// What a call asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +48,7 @@ pub(super) struct Feed {
     told: Option<Told>,
     /// By whom what was told is judged to count: members come and go more often than that changes.
     judged_by: Option<Arc<Authority>>,
-    /// No further attempt before; 0 if none failed.
+    /// No further attempt before, uptime; 0 if none failed.
     retry: Millis,
     changes: watch::Receiver<u64>,
     reloads: watch::Receiver<u64>,
@@ -56,6 +60,8 @@ pub(super) struct Feed {
 struct Told {
     identities: Vec<(SpiffeId, ServiceName)>,
     roots: Vec<Vec<u8>>,
+    /// When, by the clock of then.
+    at: Millis,
     /// The life that policy gives leafs.
     life: Millis,
     leafs: Leafs,
@@ -79,10 +85,11 @@ impl Leafs {
 }
 
 impl Told {
-    /// Whether this is still what the caller should know, a life that policy shortened counting at once.
+    /// Whether this is still what the caller should know: a life that policy shortened counts at once, and leafs that a clock made which was
+    /// ahead are from the future once it is set back.
     fn holds(&self, identities: &[(SpiffeId, ServiceName)], roots: &[Vec<u8>], life: Millis, now: Millis) -> bool {
         let (same, due) = (self.identities == identities && self.roots == roots, self.leafs.renew_at);
-        same && now < due && (self.life <= life || due == Millis::MAX)
+        same && now < due && ((self.life <= life && !is_ahead(self.at, now)) || due == Millis::MAX)
     }
 }
 
@@ -104,8 +111,8 @@ impl Feed {
             if let Some(message) = self.look()? {
                 return Ok(message);
             }
-            let told = self.told.as_ref().map_or(0, |told| told.leafs.renew_at);
-            let pause = Duration::from_millis(told.max(self.retry).saturating_sub(self.agent.now()));
+            let due = self.told.as_ref().map_or(0, |told| told.leafs.renew_at).saturating_sub(self.agent.now());
+            let pause = Duration::from_millis(due.max(self.retry.saturating_sub(clock::uptime())));
             let gone = tokio::select! {
                 changed = self.changes.changed() => changed.is_err(),
                 reloaded = self.reloads.changed() => reloaded.is_err(),
@@ -132,7 +139,7 @@ impl Feed {
         let is_judged = self.judged_by.as_ref().is_some_and(|before| Arc::ptr_eq(before, &authority));
         let counts = |told: &Told| is_judged || told.leafs.count(&authority, now);
         let told = self.told.as_ref();
-        if now < self.retry {
+        if clock::uptime() < self.retry {
             return Ok(None);
         }
         if told.is_some_and(|told| told.holds(&identities, &roots, life, now) && counts(told)) {
@@ -142,13 +149,13 @@ impl Feed {
         match self.write(&identities, &roots, now) {
             Ok((message, leafs)) => {
                 (self.retry, self.judged_by) = (0, Some(authority));
-                self.told = Some(Told { identities, roots, life, leafs });
+                self.told = Some(Told { identities, roots, at: now, life, leafs });
                 Ok(Some(message))
             }
             // What it has serves it for a while yet.
             Err(status) if status.code == Code::Unavailable && told.is_some_and(|told| told.leafs.ends > now) => {
                 tracing::warn!(uid, "no new leaf for an application yet: {}", status.message);
-                self.retry = now + RETRY;
+                self.retry = clock::uptime() + RETRY;
                 Ok(None)
             }
             Err(status) => Err(status),
@@ -205,13 +212,18 @@ mod tests {
         };
         let (web, other, roots) = (vec![identity("web")], vec![identity("other")], vec![vec![1, 2], vec![3]]);
         let leafs = Leafs { chains: Vec::new(), renew_at: 500, ends: 1_000 };
-        let told = Told { identities: web.clone(), roots: roots.clone(), life: 1_000, leafs };
+        let told = Told { identities: web.clone(), roots: roots.clone(), at: 0, life: 1_000, leafs };
         assert!(told.holds(&web, &roots, 1_000, 499));
         assert!(told.holds(&web, &roots, 9_000, 499), "a longer life counts from the next renewal on");
         assert!(!told.holds(&web, &roots, 1_000, 500), "half of its life is over");
         assert!(!told.holds(&web, &roots, 900, 0), "a shorter life counts at once");
         assert!(!told.holds(&web, &roots[..1], 1_000, 0), "a root went");
         assert!(!told.holds(&other, &roots, 1_000, 0));
+        let ahead = Told { at: 3_600_000, leafs: Leafs { renew_at: 5_400_000, ..told.leafs.clone() }, ..told.clone() };
+        assert!(
+            ahead.holds(&web, &roots, 1_000, 3_500_000) && !ahead.holds(&web, &roots, 1_000, 0),
+            "the clock is set back"
+        );
         assert!(!told.holds(&[web.clone(), other].concat(), &roots, 1_000, 0));
         // Bundles know no life.
         let bundles = Told { leafs: Leafs { renew_at: Millis::MAX, ends: Millis::MAX, ..told.leafs }, ..told };

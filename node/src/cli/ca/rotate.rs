@@ -14,9 +14,12 @@ use serde_json::{Value, json};
 use self::followers::Under;
 use super::{certified_by, longest_enroller_life};
 use crate::{
-    agent::admin::{
-        api::{EnrollerRequest, Mesh, Status},
-        rfc3339,
+    agent::{
+        ENROLLER_EARLY,
+        admin::{
+            api::{EnrollerRequest, Mesh, Status},
+            rfc3339,
+        },
     },
     cli::{
         client::{self, Client},
@@ -70,6 +73,10 @@ pub enum Command {
     /// Give the change up while the new root is not in use yet
     #[command(after_help = "Example: skein ca rotate cancel")]
     Cancel {
+        /// Also while enrollers certify under the new root already: what they certified counts no more, nor do they enrol anybody, until
+        /// `skein ca renew NODE`
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         by: By,
     },
@@ -101,7 +108,7 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
         Command::Status => status(ctx).await,
         Command::Advance { force, by } => advance(force.force, &ctx.recovering(by.recovery)).await,
         Command::Finish { force, by } => finish(force.force, &ctx.recovering(by.recovery)).await,
-        Command::Cancel { by } => cancel(&ctx.recovering(by.recovery)).await,
+        Command::Cancel { force, by } => cancel(force, &ctx.recovering(by.recovery)).await,
     }
 }
 
@@ -203,12 +210,45 @@ async fn start(ctx: &Context) -> Result<()> {
     change.shown(ctx, &outcome, &trust, json!({}), &words)
 }
 
-async fn cancel(ctx: &Context) -> Result<()> {
+async fn cancel(force: bool, ctx: &Context) -> Result<()> {
     let mut change = Change::of(ctx, client::connect(ctx).await?).await?;
     let trust = change.trust().cancel().map_err(|turn| out_of_turn(change.trust(), turn))?;
+    let early = early(&mut change, ctx).await?;
+    if let Some((first, _)) = early.first().filter(|_| !force) {
+        let each: Vec<_> = early.iter().map(|(node, why)| format!("{node}: {why}")).collect();
+        let message =
+            format!("enrollers may rest on the new root, by an `advance` that broke off: {}", each.join("; "));
+        return Err(Error::new("refused", message).hint(format!(
+            "put each back under the old root with its key, `skein ca renew {first}`, and try again; or go on: skein ca rotate advance"
+        )));
+    }
     let outcome = change.sign(ctx, &trust, "give up the new root").await?;
     change.operator.directory.forget_next_root()?;
-    change.shown(ctx, &outcome, &trust, json!({}), "the new root is trusted no more")
+    let left: Vec<&NodeId> = early.iter().map(|(node, _)| node).collect();
+    let words = format!(
+        "the new root is trusted no more; nodes that were certified under it renew by themselves{}",
+        left_words(&left)
+    );
+    change.shown(ctx, &outcome, &trust, json!({"left_behind": left}), &words)
+}
+
+/// Live enrollers that certify under the new root already, and those of which that cannot be known, with the reason.
+async fn early(change: &mut Change, ctx: &Context) -> Result<Vec<(NodeId, String)>> {
+    let mesh: Mesh = change.client.get("/v1/mesh").await?;
+    let mut early = Vec::new();
+    for node in mesh.nodes.iter().filter(|node| node.enroller && node.alive) {
+        let status: Result<Status> = if node.name == mesh.node {
+            change.client.get("/v1/status").await
+        } else {
+            async { client::connect_to(std::slice::from_ref(node), ctx).await?.get("/v1/status").await }.await
+        };
+        match status.map(|status| status.problems.into_iter().find(|problem| problem.code == ENROLLER_EARLY)) {
+            Ok(None) => {}
+            Ok(Some(problem)) => early.push((node.name.clone(), problem.message)),
+            Err(error) => early.push((node.name.clone(), error.message)),
+        }
+    }
+    Ok(early)
 }
 
 async fn advance(force: bool, ctx: &Context) -> Result<()> {

@@ -176,6 +176,7 @@ fn known_nodes_follow_the_mesh_those_alive_first() {
         keys: Vec::new(),
         bundle: String::new(),
         nodes: vec![node("dead", false), node("bb", true)],
+        joined: Vec::new(),
     };
     directory.refresh(&known(), &mesh);
     let names: Vec<_> = directory.known().unwrap().nodes.iter().map(|node| node.name.to_string()).collect();

@@ -288,6 +288,7 @@ mod tests {
             keys: Vec::new(),
             bundle: String::new(),
             nodes: vec![known("off", false), known("apart", true)],
+            joined: Vec::new(),
         };
         let (role_set, roots) = (Digest([7; 32]).to_string(), vec![new.certificate()]);
         // The name of one has another machine since.
