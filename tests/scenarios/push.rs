@@ -258,7 +258,12 @@ fn a_revert_takes_nothing_newer_back_unless_told_to() {
     };
     let (first, second, third) = (push("1s"), push("2s"), push("3s"));
     let output = cluster.on("web", &["policy", "revert", &first, "-o", "json"]);
-    refused(&output, 5, "stale_parent", &[second.as_str(), third.as_str(), "(2s)", "--over", "VirtualService shop/reviews"]);
+    refused(
+        &output,
+        5,
+        "stale_parent",
+        &[second.as_str(), third.as_str(), "(2s)", "--over", "VirtualService shop/reviews"],
+    );
     let before = log();
     let newest = cluster.json("web", &["policy", "revert", &third, "--wait", "all"]);
     let timeout = || {

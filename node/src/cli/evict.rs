@@ -69,7 +69,9 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
             remark(&format!("note: {} is evicted already: nothing is signed", args.out));
         }
         let live = state.documents.get(&id).map(|live| live.values.as_slice()).unwrap_or_default();
-        let row = json!({"kind": id.kind.to_string(), "namespace": id.namespace, "name": id.name, "unchanged": true});
+        let version = live.first().map_or(0, |value| value.version);
+        let row = json!({"kind": id.kind.to_string(), "namespace": id.namespace, "name": id.name, "version": version,
+            "unchanged": true});
         let standing = Standing::of(vec![row], live.iter().map(|value| (value.time, value.changeset)));
         let outcome = standing.add_to(None, &operator, &mut client, ctx, &args.sending).await?;
         return outcome.without(&args.out).show(ctx);
