@@ -21,7 +21,7 @@ codes! {
     DUPLICATE_DOCUMENT = "SKN0010", "The same document stands twice.";
 
     UNKNOWN_FIELD = "SKN0101", "The field does not exist.";
-    NOT_SUPPORTED = "SKN0102", "The field is valid and not supported yet: lint warns, push refuses.";
+    NOT_SUPPORTED = "SKN0102", "The field is valid and not supported yet: push refuses the document, and lint fails.";
     WRONG_TYPE = "SKN0103", "The value has the wrong type.";
     MISSING = "SKN0104", "A required field is missing.";
     DURATION = "SKN0105", "The value is not a duration, or not one that is allowed here.";

@@ -27,6 +27,7 @@ pub mod token;
 mod tree;
 pub mod validate;
 
+pub use decode::nearest;
 pub use document::{Document, DocumentId, Kind, Spec};
 pub use hosts::Registry;
 pub use problem::{Problem, Severity};

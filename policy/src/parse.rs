@@ -3,10 +3,7 @@
 mod metadata;
 mod place;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     Document, DocumentId, Kind, Problem, Severity, Spec,
@@ -70,6 +67,7 @@ pub fn yaml(file: &str, text: &str, default_namespace: &str) -> Parsed {
         let error = SyntaxError {
             place: Place::default(),
             message: format!("the text has {} bytes, the limit is {MAX_TEXT}", text.len()),
+            hint: "split it",
         };
         parsed.problems.push(syntax(file, &error));
         return parsed;
@@ -80,23 +78,31 @@ pub fn yaml(file: &str, text: &str, default_namespace: &str) -> Parsed {
             Err(error) => parsed.problems.push(syntax(file, &error)),
         }
     }
-    let mut seen = BTreeSet::new();
-    let repeated: Vec<Problem> = parsed
-        .documents
-        .iter()
-        .filter(|located| !seen.insert(located.document.id.clone()))
-        .map(|located| {
-            let complaints = Complaints::new(file);
-            *complaints.document.borrow_mut() = Some(located.document.id.to_string());
-            let place = Place { line: located.line, column: 1 };
-            let message =
-                format!("{} stands twice in the file; the later one replaces the earlier", located.document.id);
-            complaints.add(Severity::Warning, codes::DUPLICATE_DOCUMENT, place, String::new(), message, String::new());
-            complaints.problems.take().remove(0)
-        })
-        .collect();
+    let mut seen = BTreeMap::new();
+    let mut repeated = Vec::new();
+    for located in &parsed.documents {
+        if let Some(first) = seen.insert(&located.document.id, located.line) {
+            repeated.push(twin(located, &format!("on line {first}"), Severity::Error, "keep one of them"));
+        }
+    }
     parsed.problems.extend(repeated);
     parsed
+}
+
+/// The complaint about a document that stands before, too: `there`.
+pub fn twin(located: &Located, there: &str, severity: Severity, hint: &str) -> Problem {
+    Problem {
+        code: codes::DUPLICATE_DOCUMENT,
+        severity,
+        document: Some(located.document.id.to_string()),
+        file: located.file.clone(),
+        line: located.line,
+        column: 1,
+        field: String::new(),
+        message: format!("{} stands twice, before {there}", located.document.id),
+        hint: hint.to_owned(),
+        istio_message: None,
+    }
 }
 
 /// Reads a signed body: what a node does with a change.
@@ -107,7 +113,7 @@ pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
     let limit = max_document(id.kind);
     if json.len() > limit {
         let message = format!("over {} KiB", limit >> 10);
-        return Err(vec![syntax("", &SyntaxError { place: Place::default(), message })]);
+        return Err(vec![syntax("", &SyntaxError { place: Place::default(), message, hint: "" })]);
     }
     let mut node = tree::read_json(json).map_err(|error| vec![syntax("", &error)])?;
     let line = source_line(&node);
@@ -173,7 +179,14 @@ pub(crate) fn asked_of(kind: Kind) -> (Record, Option<Record>, Vec<String>) {
 
 fn syntax(file: &str, error: &SyntaxError) -> Problem {
     let complaints = Complaints::new(file);
-    complaints.add(Severity::Error, codes::SYNTAX, error.place, String::new(), error.message.clone(), String::new());
+    complaints.add(
+        Severity::Error,
+        codes::SYNTAX,
+        error.place,
+        String::new(),
+        error.message.clone(),
+        error.hint.to_owned(),
+    );
     complaints.problems.into_inner().remove(0)
 }
 
@@ -253,7 +266,8 @@ fn document(at: &At<'_>, default_namespace: &str) -> Option<Document> {
     let fields = at.fields()?;
     let api = fields.required("apiVersion");
     let word = fields.required("kind")?;
-    let kind = known_kind(&word, api.as_ref().and_then(At::text).unwrap_or_default())?;
+    // One that is missing, or is no text, has been complained of.
+    let kind = known_kind(&word, api.as_ref().and_then(At::text))?;
     let metadata = fields.required("metadata");
     fields.get("status");
     fields.get(SOURCE_LINE);
@@ -315,8 +329,14 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("skein.dev", &["v1"]),
 ];
 
-/// Istio's kinds without a place here, and what to use instead.
-const INSTEAD: [(&str, &str); 4] = [
+/// The group of the Gateway API, whose `Gateway` is not Istio's.
+const GATEWAY_API: &str = "gateway.networking.k8s.io/";
+/// What to write instead of what the Gateway API has.
+const INSTEAD_OF_GATEWAY_API: &str =
+    "the Gateway API is not read: write Istio's Gateway and VirtualService (networking.istio.io/v1)";
+
+/// Kinds of others without a place here, and what to use instead.
+const INSTEAD: [(&str, &str); 12] = [
     (
         "EnvoyFilter",
         "for limits use RateLimit (skein.dev/v1), for headers VirtualService.http.headers; there is no Envoy to patch",
@@ -324,13 +344,25 @@ const INSTEAD: [(&str, &str); 4] = [
     ("WasmPlugin", "there is no Wasm runtime: use VirtualService headers, AuthorizationPolicy or RateLimit"),
     ("TrafficExtension", "there is no Wasm runtime: use VirtualService headers, AuthorizationPolicy or RateLimit"),
     ("ProxyConfig", "set [runtime] in the node's skein.toml"),
+    (
+        "IstioOperator",
+        "nothing is installed by documents: write what stands under `meshConfig` as MeshConfig (skein.dev/v1)",
+    ),
+    ("GatewayClass", INSTEAD_OF_GATEWAY_API),
+    ("HTTPRoute", INSTEAD_OF_GATEWAY_API),
+    ("GRPCRoute", INSTEAD_OF_GATEWAY_API),
+    ("TCPRoute", INSTEAD_OF_GATEWAY_API),
+    ("UDPRoute", INSTEAD_OF_GATEWAY_API),
+    ("TLSRoute", INSTEAD_OF_GATEWAY_API),
+    ("ReferenceGrant", INSTEAD_OF_GATEWAY_API),
 ];
 
 /// The kind, if this build reads it under this version.
-fn known_kind(word: &At<'_>, api: &str) -> Option<Kind> {
+fn known_kind(word: &At<'_>, api: Option<&str>) -> Option<Kind> {
     let text = word.text()?;
-    if let Some((_, instead)) = INSTEAD.iter().find(|(name, _)| *name == text) {
-        word.error_hint(codes::KIND_REFUSED, format!("{text} is not supported"), *instead);
+    let instead = INSTEAD.iter().find(|(name, _)| *name == text).map(|(_, instead)| *instead);
+    if let Some(instead) = instead.or_else(|| api?.starts_with(GATEWAY_API).then_some(INSTEAD_OF_GATEWAY_API)) {
+        word.error_hint(codes::KIND_REFUSED, format!("{text} is not supported"), instead);
         return None;
     }
     let Some(kind) = Kind::all().find(|kind| kind.as_str() == text) else {
@@ -341,6 +373,7 @@ fn known_kind(word: &At<'_>, api: &str) -> Option<Kind> {
         return None;
     };
     let group = group_of(kind);
+    let Some(api) = api else { return Some(kind) };
     let (found, version) = api.split_once('/').unwrap_or((api, ""));
     let versions = GROUPS.iter().find(|(name, _)| *name == group).map_or(&[][..], |(_, versions)| versions);
     if found != group || !versions.contains(&version) {

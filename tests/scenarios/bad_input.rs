@@ -4,8 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use harness::{
     cluster::{Cluster, Plan, Service},
+    eventually, http,
     process::Output,
 };
+use nix::sys::signal::Signal;
 
 use crate::skein;
 
@@ -178,4 +180,42 @@ fn commands_say_what_they_cannot_mean() {
     assert!(denied["authorization"]["verdict"] == "deny" && note.contains("shop/get-only"), "{denied}");
     let allowed = cluster.json("first", &["explain", "http://reviews:9080/"]);
     assert!(allowed["authorization"]["note"].is_null(), "{allowed}");
+}
+
+#[test]
+fn a_reload_that_failed_is_a_problem_until_one_succeeds() {
+    let cluster = mesh_of_one();
+    let node = cluster.node("first");
+    let file = node.config();
+    let before = std::fs::read_to_string(&file).expect("a configuration");
+    let told = || -> Vec<String> {
+        let status = cluster.json("first", &["status"]);
+        let problems = status["problems"].as_array().expect("a list");
+        problems.iter().filter_map(|problem| problem["code"].as_str().map(str::to_owned)).collect()
+    };
+    let reload = |text: &str, is_told: bool| {
+        std::fs::write(&file, text).expect("a file");
+        node.running.as_ref().expect("it runs").signal(Signal::SIGHUP);
+        eventually("the reload is judged", || {
+            let codes = told();
+            if codes.iter().any(|code| code == "not_reloaded") == is_told { Ok(()) } else { Err(format!("{codes:?}")) }
+        });
+    };
+    reload(&format!("{before}\n[nonsense]\n"), true);
+    reload(&before, false);
+}
+
+#[test]
+fn a_host_with_a_port_that_cannot_be_is_refused_and_explained_so() {
+    let cluster = mesh_of_one();
+    for host in ["reviews:99999", "reviews:abc", "reviews:0"] {
+        let answer = http::get(cluster.node("first").outbound(), host, "/").expect("an answer");
+        assert_eq!(answer.status, 400, "{host}");
+    }
+    let output = cluster.on("first", &["explain", "http://reviews:99999/", "-o", "json"]);
+    says(&output, 2, "usage", &["reviews:99999"]);
+    let absent = cluster.json("first", &["explain", "tcp://reviews:81"]);
+    assert!(absent["answer"].to_string().contains("has no port 81"), "{absent}");
+    let requests = cluster.json("first", &["explain", "tcp://reviews:9080"]);
+    assert!(requests["answer"].to_string().contains("carries requests"), "{requests}");
 }

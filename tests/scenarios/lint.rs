@@ -24,6 +24,7 @@ fn what_push_refuses_lint_names_and_one_file_hides_no_other() {
     write("b.yaml", b"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {}\n");
     let pod = lint(folder.path(), &[]).expect_code(0).out;
     assert!(pod.contains("b.yaml:1: Pod is Kubernetes' kind") && pod.contains("refused by push"), "{pod}");
+    assert!(pod.contains("2 of 2 files are valid; push refuses 1 of them"), "{pod}");
     write("c.yaml", b"\xff\xfe\x00");
     write("d.yaml", b"apiVersion: networking.istio.io/v1\nkind: VirtualServise\nmetadata: {name: x}\nspec: {}\n");
     let both = lint(folder.path(), &[]).expect_code(2);
@@ -92,4 +93,27 @@ fn a_schema_is_printed_without_a_mesh() {
     let output = skein().command().args(["policy", "schema", "vs"]).output().expect("skein can be started");
     let schema: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((&schema["title"], &schema["additionalProperties"]), (&"VirtualService".into(), &false.into()));
+}
+
+#[test]
+fn lint_fails_where_push_is_sure_to_refuse() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+    let route = virtual_service("  - route:\n    - destination: {host: reviews}\n");
+    let unbuilt = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge}\nspec:\n  selector: {a: b}\n  servers:\n  \
+                   - port: {number: 443, name: tls, protocol: TLS}\n    hosts: ['*.local']\n    tls: {mode: AUTO_PASSTHROUGH}\n";
+    write("a.yaml", unbuilt);
+    let output = lint(folder.path(), &["-o", "json"]).expect_code(2);
+    let entry = &output.json()[0];
+    assert_eq!((&entry["valid"], &entry["refused"]), (&true.into(), &true.into()), "{entry}");
+    let shown = lint(folder.path(), &[]).expect_code(2);
+    assert!(shown.out.contains("error[SKN0102]") && shown.out.contains("push refuses 1 of them"), "{shown:?}");
+
+    write("a.yaml", &format!("{route}---\n{route}"));
+    let twins = lint(folder.path(), &[]).expect_code(2).out;
+    assert!(twins.contains("error[SKN0010]") && twins.contains("stands twice, before on line 1"), "{twins}");
+    write("a.yaml", &route);
+    write("b.yaml", &route);
+    let apart = lint(folder.path(), &[]).expect_code(0).out;
+    assert!(apart.contains("warning[SKN0010]") && apart.contains("a.yaml:1"), "{apart}");
 }

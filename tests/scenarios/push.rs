@@ -218,3 +218,66 @@ fn programs_are_told_what_people_are_told() {
     let deleted = cluster.json("web", &["policy", "delete", "vs", "reviews", "-n", "shop"]);
     assert_eq!(codes(&deleted), Vec::<String>::new(), "{deleted}");
 }
+
+#[test]
+fn people_see_the_place_of_what_the_mesh_refuses_and_how_to_allow_it() {
+    let cluster = reviews(&["v1"]);
+    let text = virtual_service(
+        "  - route:\n    - destination:\n        host:    nobody\n  - route:\n    - destination: {host: reviews, subset: v7}\n",
+    );
+    let file = cluster.file("r.yaml", &text).to_string_lossy().into_owned();
+    let refused = cluster.on("web", &["policy", "push", &file]).expect_code(2).err;
+    let place = |word: &str| {
+        let (number, line) = text.lines().enumerate().find(|(_, line)| line.contains(word)).expect("it is there");
+        format!("{file}:{}:{}", number + 1, line.find(word).expect("it is there") + 1)
+    };
+    let nobody = place("nobody");
+    for word in ["error[SKN0301]", "error[SKN0302]", nobody.as_str(), "^^^^^^", "--allow SKN0301,SKN0302"] {
+        assert!(refused.contains(word), "`{word}` is not in {refused}");
+    }
+    let wrong = cluster.on("web", &["policy", "push", &file, "--allow", "SKN301"]).expect_code(2).err;
+    assert!(wrong.contains("did you mean SKN0301?"), "{wrong}");
+    let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\nspec: {}\n";
+    let file = cluster.file("d.yaml", deployment).to_string_lossy().into_owned();
+    let refused = cluster.on("web", &["policy", "push", &file]).expect_code(2).err;
+    assert!(refused.contains("error[SKN0006]") && refused.contains("d.yaml:1"), "{refused}");
+    let twice = cluster.on("web", &["policy", "push", &file, &file]).expect_code(2).err;
+    assert!(twice.contains("SKN0006"), "{twice}");
+}
+
+#[test]
+fn a_revert_takes_nothing_newer_back_unless_told_to() {
+    let cluster = reviews(&["v1"]);
+    let log = || cluster.json("web", &["policy", "log"]).as_array().map(Vec::len).expect("a list");
+    let id = |pushed: &Value| pushed["changeset"].as_str().expect("an id").to_owned();
+    let route = |timeout: &str| {
+        virtual_service(&format!("  - route:\n    - destination: {{host: reviews}}\n    timeout: {timeout}\n"))
+    };
+    let push = |timeout: &str| {
+        id(&cluster.push("web", &route(timeout), &["--wait", "all", "--message", timeout]).expect_code(0).json())
+    };
+    let (first, second, third) = (push("1s"), push("2s"), push("3s"));
+    let output = cluster.on("web", &["policy", "revert", &first, "-o", "json"]);
+    refused(
+        &output,
+        5,
+        "stale_parent",
+        &[second.as_str(), third.as_str(), "(2s)", "--over", "VirtualService shop/reviews"],
+    );
+    let before = log();
+    let newest = cluster.json("web", &["policy", "revert", &third, "--wait", "all"]);
+    let timeout = || {
+        let document = cluster.json("web", &["policy", "get", "vs", "shop/reviews"]);
+        document["spec"]["http"][0]["timeout"].as_str().map(str::to_owned)
+    };
+    assert_eq!((timeout().as_deref(), log()), (Some("2s"), before + 1), "{newest}");
+    // The same again: it is so.
+    let again = cluster.json("web", &["policy", "revert", &third, "--wait", "all"]);
+    written("policy revert", &again);
+    assert_eq!((&again["unchanged"], log()), (&Value::Bool(true), before + 1), "{again}");
+    // All of it goes at once, if that is meant; and then the document is no more, which is so the second time.
+    let over = cluster.on("web", &["policy", "revert", &first, "--over", "--wait", "all"]).expect_code(0);
+    assert!(over.out.contains("deleted VirtualService shop/reviews") && over.err.contains(&second), "{over:?}");
+    let gone = cluster.on("web", &["policy", "revert", &first]).expect_code(0);
+    assert!(gone.out.contains("nothing was pushed") && log() == before + 2, "{gone:?}");
+}

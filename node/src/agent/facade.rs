@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use certs::{
     codec::Millis,
     id::{NodeId, SpiffeId, TrustDomain},
@@ -140,6 +140,8 @@ struct Inner {
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
     reloads: watch::Sender<u64>,
+    /// Why the files, as a signal asked to take them, are not in use.
+    not_reloaded: ArcSwapOption<Error>,
     started: Millis,
     listening: AtomicBool,
     draining: AtomicBool,
@@ -189,6 +191,7 @@ impl Agent {
                 apply,
                 reloading,
                 reloads,
+                not_reloaded: ArcSwapOption::empty(),
                 started,
                 listening,
                 draining,
@@ -302,6 +305,7 @@ impl Agent {
         troubles.extend(self.inner.sync.drift.trouble());
         troubles.extend(self.address_trouble());
         troubles.extend(self.inner.local.not_granted());
+        troubles.extend(self.inner.not_reloaded.load().as_deref().cloned());
         troubles.extend(self.inner.group_troubles.load().iter().map(doors::told));
         troubles.extend(self.troubles_beyond());
         troubles.extend(refused(&self.inner.sync.links.refusers(now)));

@@ -30,11 +30,7 @@ pub(super) async fn until_told(agent: &Agent, signals: &mut Signals, tasks: &Tas
         };
         match wish {
             Wish::Stop => return,
-            Wish::Reload => {
-                if let Err(error) = agent.reload().await {
-                    tracing::error!(code = %error.code, hint = error.hint, "not reloaded: {error}");
-                }
-            }
+            Wish::Reload => agent.reload_by_signal().await,
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct Globals {
     #[arg(long, global = true, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
     /// Namespace of documents that name none
-    #[arg(long, short, global = true, default_value = "default")]
+    #[arg(long, short, global = true, default_value = "default", value_parser = value::namespace)]
     pub namespace: String,
     /// How results are printed
     #[arg(

@@ -8,6 +8,7 @@ use crate::{
         error::Result,
         look::{self, cell, state},
         output::{Format, Table, remark},
+        value,
     },
 };
 use certs::id::ServiceName;
@@ -16,14 +17,15 @@ use certs::id::ServiceName;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: skein endpoints default/reviews --watch")]
 pub struct Args {
-    /// Only those of this service
-    #[arg(value_name = "NS/NAME")]
-    of: Option<ServiceName>,
+    /// Only those of this service; without NS of the namespace that -n says
+    #[arg(value_name = "[NS/]NAME")]
+    of: Option<String>,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let Some(of) = args.of else { return look::list(ctx, "/v1/endpoints", table).await };
+    let of = value::service(&of, &ctx.globals.namespace)?;
     if !ctx.globals.watch && ctx.output.format == Format::Table {
         warn_of_unknown(&of, ctx).await?;
     }

@@ -2,6 +2,7 @@
 
 use certs::id::NodeId;
 use policy::{DocumentId, Kind, history::State, kinds::Revocation};
+use serde_json::json;
 
 use crate::{
     agent::admin::api::Mesh,
@@ -9,7 +10,10 @@ use crate::{
         client,
         context::Context,
         error::{Error, Result, usage},
-        grants, proof,
+        grants,
+        output::{Format, remark},
+        policy::standing::Standing,
+        proof,
         signing::{Operator, Sending, intent},
     },
     clock,
@@ -60,6 +64,18 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let id = DocumentId::mesh_wide(Kind::Revocation, args.out.as_str());
     let state = proof::of_document(&mut client, &operator.known, &id).await?.state(clock::wall());
     let mut revocation = standing(&state, &id)?;
+    if revocation.nodes.get(&args.out).is_some_and(|out| *out >= epoch) {
+        if ctx.output.format == Format::Table {
+            remark(&format!("note: {} is evicted already: nothing is signed", args.out));
+        }
+        let live = state.documents.get(&id).map(|live| live.values.as_slice()).unwrap_or_default();
+        let version = live.first().map_or(0, |value| value.version);
+        let row = json!({"kind": id.kind.to_string(), "namespace": id.namespace, "name": id.name, "version": version,
+            "unchanged": true});
+        let standing = Standing::of(vec![row], live.iter().map(|value| (value.time, value.changeset)));
+        let outcome = standing.add_to(None, &operator, &mut client, ctx, &args.sending).await?;
+        return outcome.without(&args.out).show(ctx);
+    }
     evict(&mut revocation, &args.out, epoch);
     let intents = vec![intent(revocation.body(args.out.as_str()))];
     let mut plan = operator.plan(&mut client, &intents).await?;

@@ -105,7 +105,9 @@ fn parse(line: impl IntoIterator<Item = std::ffi::OsString>) -> std::result::Res
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        let examples = examples(&line);
+        let is_unknown = error.kind() == clap::error::ErrorKind::InvalidSubcommand;
+        let near = is_unknown.then(|| elsewhere(&line)).filter(|near| !near.is_empty());
+        let examples = near.unwrap_or_else(|| examples(&line));
         if asks_for_json(&line) {
             let text = error.render().to_string();
             let (message, hint) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -130,6 +132,20 @@ fn examples(line: &[std::ffi::OsString]) -> String {
     }
     let named = command.get_name() != grammar.get_name();
     command.get_after_help().filter(|_| named).map(ToString::to_string).unwrap_or_default()
+}
+
+/// Which groups have a command that was written without its group.
+fn elsewhere(line: &[std::ffi::OsString]) -> String {
+    let grammar = grammar::command();
+    let words = || line.iter().skip(1).filter(|word| grammar.find_subcommand(word).is_none());
+    let group = |group: &clap::Command, word| {
+        group.find_subcommand(word).map(|inner| format!("skein {} {}", group.get_name(), inner.get_name()))
+    };
+    let found = words().find_map(|word| {
+        let found: Vec<String> = grammar.get_subcommands().filter_map(|one| group(one, word)).collect();
+        (!found.is_empty()).then_some(found)
+    });
+    found.map(|found| format!("Did you mean: {}", found.join(", "))).unwrap_or_default()
 }
 
 /// Whether a line that could not be read wants its error as JSON.
@@ -194,5 +210,18 @@ fn other(error: anyhow::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error,
         Err(error) => Error::new("failed", format!("{error:#}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::elsewhere;
+
+    #[test]
+    fn a_command_is_found_in_its_group() {
+        let line = |words: &str| words.split(' ').map(Into::into).collect::<Vec<std::ffi::OsString>>();
+        assert_eq!(elsewhere(&line("skein apply -f x.yaml")), "Did you mean: skein policy push");
+        assert!(elsewhere(&line("skein list")).contains("skein policy list, "));
+        assert_eq!(elsewhere(&line("skein nonsense")), "");
     }
 }

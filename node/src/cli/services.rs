@@ -7,22 +7,23 @@ use crate::{
         error::{Error, Result},
         look::{self, cell, state},
         output::Table,
+        value,
     },
 };
-use certs::id::ServiceName;
 
 /// Lists the services that the mesh offers, and the hosts of ServiceEntries.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: skein services default/reviews")]
 pub struct Args {
-    /// Only this service
-    #[arg(value_name = "NS/NAME")]
-    of: Option<ServiceName>,
+    /// Only this service; without NS of the namespace that -n says
+    #[arg(value_name = "[NS/]NAME")]
+    of: Option<String>,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
-    let Some(service) = args.of else { return look::list(ctx, "/v1/services", table).await };
+    let Some(of) = args.of else { return look::list(ctx, "/v1/services", table).await };
+    let service = value::service(&of, &ctx.globals.namespace)?;
     let path = format!("/v1/services?service={service}");
     look::list(ctx, &path, table).await.map_err(|error| match &*error.code {
         "not_found" => Error::new("not_found", format!("no node offers {service}"))

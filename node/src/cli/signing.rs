@@ -233,7 +233,7 @@ const LONGEST_TRIAL: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// When a trial that begins now ends.
 fn confirm_by(within: Duration, now: Millis) -> Result<Millis> {
     if within < Duration::from_secs(1) || within > LONGEST_TRIAL {
-        return Err(Error::new("usage", format!("--confirm-within {within:?} is not within 1s and 168h"))
+        return Err(Error::new("usage", "--confirm-within must be between 1s and 168h")
             .hint("give it the time that you need to look at the effect, e.g. 5m"));
     }
     Ok(now + Millis::try_from(within.as_millis()).unwrap_or(Millis::MAX / 2))
@@ -270,7 +270,17 @@ fn document_id(intent: &Intent) -> Result<DocumentId> {
 }
 
 /// Short words that kubectl has for Istio's kinds.
-const SHORT: &[(&str, &str)] = &[("vs", "VirtualService"), ("dr", "DestinationRule")];
+const SHORT: &[(&str, &str)] = &[
+    ("ap", "AuthorizationPolicy"),
+    ("dr", "DestinationRule"),
+    ("gw", "Gateway"),
+    ("pa", "PeerAuthentication"),
+    ("ra", "RequestAuthentication"),
+    ("se", "ServiceEntry"),
+    ("vs", "VirtualService"),
+    ("we", "WorkloadEntry"),
+    ("wg", "WorkloadGroup"),
+];
 
 /// A kind as people type it.
 ///
@@ -279,9 +289,21 @@ const SHORT: &[(&str, &str)] = &[("vs", "VirtualService"), ("dr", "DestinationRu
 pub fn kind(word: &str) -> Result<Kind> {
     let full = SHORT.iter().find(|(short, _)| short.eq_ignore_ascii_case(word)).map_or(word, |(_, full)| full);
     full.parse::<Kind>().map_err(|error| {
-        let kinds: Vec<_> = Kind::all().map(|kind| kind.to_string()).collect();
-        Error::new("usage", error.to_string()).hint(format!("kinds: {}", kinds.join(", ")))
+        let kinds: Vec<_> = Kind::all().map(Kind::as_str).collect();
+        let near = policy::nearest(word, kinds.iter().copied()).map(|kind| format!("did you mean {kind}? "));
+        let hint = format!("{}kinds: {}", near.unwrap_or_default(), kinds.join(", "));
+        Error::new("usage", error.to_string()).hint(hint)
     })
+}
+
+/// The document that people name by kind and name: `NAME` is of the namespace that the flags say, `NAMESPACE/NAME` as it is printed is
+/// taken back.
+///
+/// # Errors
+/// There is no such kind.
+pub fn document(word: &str, name: &str, namespace: &str) -> Result<DocumentId> {
+    let (namespace, name) = name.split_once('/').unwrap_or((namespace, name));
+    Ok(DocumentId::new(kind(word)?, namespace, name))
 }
 
 /// A changeset's id in full.
@@ -339,7 +361,20 @@ mod tests {
     fn kinds_have_short_words() {
         assert_eq!(kind("vs").unwrap(), Kind::VirtualService);
         assert_eq!(kind("destinationrules").unwrap(), Kind::DestinationRule);
+        assert_eq!(kind("AP").unwrap(), Kind::AuthorizationPolicy);
+        for (short, full) in SHORT {
+            assert_eq!(kind(short).unwrap().as_str(), *full);
+        }
         assert_eq!(kind("Pod").unwrap_err().class().exit_code(), 2);
+        assert!(kind("VirtualServce").unwrap_err().hint.starts_with("did you mean VirtualService? "));
+        assert!(kind("Pod").unwrap_err().hint.starts_with("kinds: "));
+    }
+
+    #[test]
+    fn the_printed_name_of_a_document_is_taken_back() {
+        let id = DocumentId::new(Kind::VirtualService, "shop", "cart");
+        assert_eq!(document("vs", "cart", "shop").unwrap(), id);
+        assert_eq!(document("vs", "shop/cart", "default").unwrap(), id);
     }
 
     fn saying(message: &str) -> Sending {

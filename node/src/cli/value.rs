@@ -52,6 +52,23 @@ pub fn moment(text: &str) -> Result<String, Error> {
     })
 }
 
+/// A namespace.
+pub fn namespace(text: &str) -> Result<String, String> {
+    ServiceName::new(text, "any")
+        .map(|name| name.namespace().to_owned())
+        .map_err(|_| "not a namespace; write one label of lower-case letters, digits and `-`, at most 63".to_owned())
+}
+
+/// A service as it is printed, `NAMESPACE/NAME`, or a name in the namespace of the flags.
+///
+/// # Errors
+/// `usage` if it is no name.
+pub fn service(text: &str, namespace: &str) -> Result<ServiceName, Error> {
+    let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
+    ServiceName::new(namespace, name)
+        .map_err(|error| Error::new("usage", error.to_string()).hint("write NAMESPACE/NAME, or NAME and -n NAMESPACE"))
+}
+
 /// How many nodes must have a push on disk before `push` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
@@ -129,6 +146,16 @@ mod tests {
         assert_eq!(moment("1970-01-01T00:00:01Z").unwrap(), "1970-01-01T00:00:01.000Z");
         assert!(moment("30m").unwrap().ends_with('Z'));
         assert_eq!(moment("xyz").unwrap_err().code, "usage");
+    }
+
+    #[test]
+    fn a_service_is_named_with_its_namespace_or_by_the_flag() {
+        assert_eq!(service("shop/cart", "default").unwrap(), service("cart", "shop").unwrap());
+        assert_eq!(service("a/b/c", "shop").unwrap_err().code, "usage");
+        assert_eq!(namespace("shop-1").unwrap(), "shop-1");
+        for wrong in ["Shop", "", "a.b", "a/b"] {
+            assert!(namespace(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -110,6 +110,8 @@ fn parse<T: serde::de::DeserializeOwned>(source: Source<'_>) -> Result<T, Config
         let message = e.message().to_string();
         let hint = if message.starts_with("unknown field") {
             "unknown keys are refused; check the spelling"
+        } else if message.starts_with("invalid type") {
+            "write it as it is expected; `skein init` writes a commented configuration"
         } else {
             "the configuration is TOML; `skein init` writes a commented one"
         };

@@ -149,7 +149,7 @@ pub(super) struct Service {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table, as in `ports = [{ port = 80 }]`")]
 pub(super) struct Port {
     pub(super) name: Option<Text>,
     pub(super) port: Spanned<i64>,
@@ -159,7 +159,7 @@ pub(super) struct Port {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table, as in `check = { http = \"/health\" }`")]
 pub(super) struct Check {
     pub(super) http: Option<Text>,
     pub(super) grpc: Option<Text>,

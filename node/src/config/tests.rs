@@ -343,6 +343,8 @@ fn plaintext_is_taken_where_nothing_else_listens() {
     );
     assert!(refused(&port("plaintext = \"127.0.0.1:8080\"")).2.contains("where the application listens"));
     assert!(refused(&port("plaintext = \"web:8080\"")).2.contains("no ADDRESS:PORT"));
+    let number = port("name = \"x\"").replacen("ports = [{", "ports = [80, {", 1);
+    assert!(refused(&number).2.contains("expected a table, as in `ports = [{ port = 80 }]`"), "{:?}", refused(&number));
     assert!(refused(&port("plaintext = true")).2.contains("invalid type"));
     let twice = format!("{}[[outbound]]\nhttp = \"10.0.0.5:80\"\n", port("plaintext = \"10.0.0.5:80\""));
     assert!(refused(&twice).2.contains("taken by [[service]] plaintext of port 80 (line 6)"), "{:?}", refused(&twice));

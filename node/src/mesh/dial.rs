@@ -23,6 +23,9 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(300);
 /// Time in which UDP may still answer after TCP has, and is then not remembered as blocked.
 const LATE: Duration = Duration::from_secs(1);
 
+/// The same for a peer link, which then goes over UDP: a link lives for long, and is worth a moment more.
+const LATE_LINK: Duration = Duration::from_millis(500);
+
 /// Whom to dial, as whom.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
@@ -112,7 +115,12 @@ async fn race(mesh: &Mesh, endpoint: quinn::Endpoint, target: &Arc<Target>) -> R
         },
         result = &mut tcp => match result {
             Ok(dialled) => {
-                remember(mesh, target.address, quic);
+                let is_link = target.conversation == Conversation::Peer;
+                let late = if is_link { timeout(LATE_LINK, &mut quic).await.ok() } else { None };
+                if let Some(Ok(late)) = late {
+                    return Ok(late);
+                }
+                remember(mesh, target.address, late.is_none().then_some(quic));
                 return Ok(dialled);
             }
             Err(failed) => failed,
@@ -128,10 +136,11 @@ async fn race(mesh: &Mesh, endpoint: quinn::Endpoint, target: &Arc<Target>) -> R
     }
 }
 
-/// TCP won: it goes first at this address for a while, unless UDP was merely slow.
-fn remember(mesh: &Mesh, address: SocketAddr, quic: Attempt) {
+/// TCP won: it goes first at this address for a while, unless UDP, where it has not failed yet, was merely slow.
+fn remember(mesh: &Mesh, address: SocketAddr, quic: Option<Attempt>) {
     count(&mesh.shared.counters.udp_blocked);
     mesh.set_blocked(address, true);
+    let Some(quic) = quic else { return };
     let late = mesh.clone();
     mesh.shared.tasks.detach("late quic", async move {
         if let Ok(Ok(_)) = timeout(LATE, quic).await {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::{At, Path, Step, nearest};
 use crate::{
-    codes,
+    Problem, codes,
     tree::{Key, Node, Value},
 };
 
@@ -68,7 +68,7 @@ impl<'a> Fields<'a> {
         }
         let found = self.get(name);
         if found.is_none() {
-            self.at.error(codes::MISSING, format!("`{name}` is required"));
+            self.at.error(codes::MISSING, lacks(name));
         }
         found
     }
@@ -129,11 +129,24 @@ impl<'a> Fields<'a> {
             }
             let near = nearest(&key.text, known.iter().copied());
             let hint = near.map(|name| format!("did you mean `{name}`?")).unwrap_or_default();
+            near.iter().for_each(|name| self.forgive(name));
             let path = Path { parent: Some(&self.at.path), step: Step::Unknown(&key.text) };
             let message = format!("unknown field `{}`", key.text);
             self.at.out.add(crate::Severity::Error, codes::UNKNOWN_FIELD, key.place, path.to_string(), message, hint);
         }
     }
+
+    /// What is there under a misspelt name is not said to be missing as well.
+    fn forgive(&self, name: &str) {
+        let (field, missing) = (self.at.path.to_string(), lacks(name));
+        let same = |problem: &Problem| problem.field == field && problem.line == self.at.line();
+        let follows = |problem: &Problem| problem.code == codes::NO_ACTION || problem.message == missing;
+        self.at.out.problems.borrow_mut().retain(|problem| !(same(problem) && follows(problem)));
+    }
+}
+
+fn lacks(name: &str) -> String {
+    format!("`{name}` is required")
 }
 
 /// True if `key` is `name` or its snake_case form.

@@ -12,7 +12,7 @@ pub(crate) use fields::{Fields, is as is_field};
 pub(crate) use recording::unknown;
 pub(crate) use recording::{Asked, Record, Recording};
 pub(crate) use scalars::{duration, is_label, parse_time};
-pub(crate) use words::nearest;
+pub use words::nearest;
 
 use crate::{
     Problem, Severity,
@@ -279,6 +279,10 @@ impl<'a> At<'a> {
             ("a string", Value::Float(number)) => format!("put it in quotes: \"{number}\""),
             ("a string", Value::Bool(_)) => {
                 "put it in quotes: YAML reads yes, no, on, off, true and false as booleans".to_owned()
+            }
+            ("a list", Value::Text(text)) => format!("write it as a list: [\"{text}\"]"),
+            ("an object", Value::Integer(number)) if matches!(self.path.step, Step::Field("port")) => {
+                format!("write {{number: {number}}}")
             }
             _ => String::new(),
         };

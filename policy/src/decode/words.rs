@@ -1,7 +1,7 @@
 //! Nearest names, for "did you mean".
 
 /// The known name nearest to what was written, if it is near enough to be a slip.
-pub(crate) fn nearest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+pub fn nearest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let limit = (written.chars().count() / 3).clamp(1, 4);
     let written = fold(written);
     known

@@ -109,6 +109,10 @@ fn kinds_are_refused_by_name() {
         ("networking.istio.io/v1alpha3", "EnvoyFilter", codes::KIND_REFUSED),
         ("networking.istio.io/v1beta1", "ProxyConfig", codes::KIND_REFUSED),
         ("extensions.istio.io/v1alpha1", "WasmPlugin", codes::KIND_REFUSED),
+        ("install.istio.io/v1alpha1", "IstioOperator", codes::KIND_REFUSED),
+        ("gateway.networking.k8s.io/v1", "Gateway", codes::KIND_REFUSED),
+        ("gateway.networking.k8s.io/v1beta1", "HTTPRoute", codes::KIND_REFUSED),
+        ("gateway.networking.k8s.io/v1", "Whatever", codes::KIND_REFUSED),
         ("networking.istio.io/v1", "VirtualServce", codes::UNKNOWN_KIND),
         ("networking.istio.io/v2", "VirtualService", codes::SHAPE),
         ("skein.dev/v1", "VirtualService", codes::SHAPE),
@@ -117,6 +121,12 @@ fn kinds_are_refused_by_name() {
         assert_eq!((found[0].0, found[0].1, found[0].2), (code, 2, 7), "{api} {kind}");
     }
     assert_eq!(problems(&document("networking.istio.io/v1", "VirtualServce"))[0].4, "did you mean VirtualService?");
+    let gateway = problems(&document("gateway.networking.k8s.io/v1", "Gateway"));
+    assert!(gateway[0].4.contains("write Istio's Gateway and VirtualService"), "{gateway:?}");
+    let without = problems(
+        "kind: VirtualService\nmetadata: {name: x}\nspec: {hosts: [x], http: [{directResponse: {status: 200}}]}\n",
+    );
+    assert_eq!(without.iter().map(|one| one.0).collect::<Vec<_>>(), [codes::MISSING], "once is enough");
     assert_eq!(problems("just text")[0].0, codes::WRONG_TYPE);
     assert_eq!(problems("a: [")[0].0, codes::SYNTAX);
     assert!(problems("---\n# nothing\n---\n").is_empty());
@@ -137,11 +147,15 @@ fn mesh_wide_kinds_live_in_the_root_namespace() {
 
 #[test]
 fn warnings_do_not_refuse() {
-    let text = GOOD.replace("  - route:", "  - fault: {abort: {httpStatus: 500}}\n    route:") + "---\n" + GOOD;
+    let text = GOOD.replace("  - route:", "  - fault: {abort: {httpStatus: 500}}\n    route:");
     let parsed = yaml("f.yaml", &text, "default");
-    assert_eq!((parsed.documents.len(), parsed.is_valid()), (2, true));
+    assert_eq!((parsed.documents.len(), parsed.is_valid()), (1, true));
     let codes: Vec<&str> = parsed.problems.iter().map(|one| one.code).collect();
-    assert_eq!(codes, [codes::FAULT_WITHOUT_EFFECT, codes::FAULT_WITHOUT_EXPIRY, codes::DUPLICATE_DOCUMENT]);
+    assert_eq!(codes, [codes::FAULT_WITHOUT_EFFECT, codes::FAULT_WITHOUT_EXPIRY]);
+    let twins = yaml("f.yaml", &format!("{GOOD}---\n{GOOD}"), "default");
+    let [problem] = &twins.problems[..] else { panic!("one problem: {:#?}", twins.problems) };
+    assert_eq!((problem.code, problem.severity), (codes::DUPLICATE_DOCUMENT, Severity::Error), "no push takes both");
+    assert!(problem.message.ends_with("stands twice, before on line 1") && problem.line > 1, "{problem:?}");
     let after = GOOD.replace("status:", "  - redirect: {uri: /x}\nstatus:");
     assert_eq!(problems(&after)[0].0, codes::UNREACHABLE_RULE);
 }
@@ -353,4 +367,24 @@ fn conditions_that_nothing_meets_are_told() {
         let expected = if vain { vec![codes::WITHOUT_EFFECT] } else { Vec::new() };
         assert_eq!(of_rule(&rule), expected, "{condition}");
     }
+}
+
+#[test]
+fn a_slip_is_told_once_and_with_what_to_write() {
+    let told = |rule: &str| {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r}}\nspec:\n  hosts: [r]\n  http:\n  - {rule}\n"
+        );
+        problems(&text).into_iter().map(|(code, .., hint)| (code, hint)).collect::<Vec<_>>()
+    };
+    let one = |code, hint: &str| vec![(code, hint.to_owned())];
+    let near = |name: &str| one(codes::UNKNOWN_FIELD, &format!("did you mean `{name}`?"));
+    assert_eq!(told("rout: [{destination: {host: r}}]"), near("route"));
+    assert_eq!(told("route: [{destination: {hots: r}}]"), near("host"));
+    let number = one(codes::WRONG_TYPE, "write {number: 80}");
+    assert_eq!(told("route: [{destination: {host: r, port: 80}}]"), number);
+    let list = problems(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r}\nspec: {hosts: cart, http: [{directResponse: {status: 200}}]}\n",
+    );
+    assert_eq!(list[0].4, "write it as a list: [\"cart\"]");
 }

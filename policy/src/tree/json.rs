@@ -31,7 +31,7 @@ impl Reader<'_> {
     }
 
     fn error(&self, message: &str) -> SyntaxError {
-        SyntaxError { place: self.place(), message: message.to_owned() }
+        SyntaxError { place: self.place(), message: message.to_owned(), hint: "" }
     }
 
     fn blanks(&mut self) {
@@ -87,7 +87,11 @@ impl Reader<'_> {
             }
             let text = self.string()?;
             if !seen.insert(text.clone()) {
-                return Err(SyntaxError { place, message: format!("duplicate key `{text}`") });
+                return Err(SyntaxError {
+                    place,
+                    message: format!("duplicate key `{text}`"),
+                    hint: "keep one of them",
+                });
             }
             self.blanks();
             if !self.accept(":") {

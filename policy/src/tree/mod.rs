@@ -49,6 +49,8 @@ pub(crate) struct Key {
 pub(crate) struct SyntaxError {
     pub(crate) place: Place,
     pub(crate) message: String,
+    /// How to mend it; may be empty.
+    pub(crate) hint: &'static str,
 }
 
 impl Node {

@@ -64,10 +64,8 @@ fn one(lines_before: usize, chunk: &str) -> Option<Result<Node, SyntaxError>> {
         Err(error) => {
             let place = error.location().map_or(Place { line: 1, column: 1 }, |location| place(&location));
             let message = error.without_snippet().to_string();
-            Some(Err(SyntaxError {
-                place: Place { line: place.line + lines_before, ..place },
-                message: plain(&message),
-            }))
+            let (message, hint) = told(plain(&message));
+            Some(Err(SyntaxError { place: Place { line: place.line + lines_before, ..place }, message, hint }))
         }
     }
 }
@@ -76,6 +74,26 @@ fn one(lines_before: usize, chunk: &str) -> Option<Result<Node, SyntaxError>> {
 fn plain(message: &str) -> String {
     let end = message.find(" at line ").or_else(|| message.find(" at byte ")).unwrap_or(message.len());
     message.lines().next().map_or("", |line| &line[..end.min(line.len())]).trim_end_matches([':', ' ']).to_owned()
+}
+
+/// What the parser says in words of its own, in ours, and how to mend it.
+fn told(message: String) -> (String, &'static str) {
+    if let Some((key, _)) = message.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split_once(", set ")) {
+        return (format!("duplicate key `{key}`"), "keep one of them");
+    }
+    if message.starts_with("budget breached: Depth") {
+        return (format!("lists and objects lie deeper than {} in each other", super::MAX_DEPTH), "");
+    }
+    if message.starts_with("budget breached: ") {
+        return (
+            "the document is too large to be read".to_owned(),
+            "part it with `---`, or into files; anchors and aliases count as often as they are used",
+        );
+    }
+    if message.starts_with("tabs disallowed") {
+        return ("a tab stands where YAML wants spaces".to_owned(), "indent with spaces");
+    }
+    (message, "")
 }
 
 fn place(location: &serde_saphyr::Location) -> Place {
@@ -183,18 +201,22 @@ mod tests {
         assert!(documents[0].is_err());
         assert!(documents[1].is_ok());
         let error = documents[2].as_ref().unwrap_err();
-        assert_eq!(error.place.line, 6, "{error:?}");
+        assert_eq!((error.place.line, &*error.message), (6, "duplicate key `c`"), "{error:?}");
+        let tab = read("a:\n\t- b\n").remove(0).unwrap_err();
+        assert_eq!(tab.hint, "indent with spaces", "{tab:?}");
     }
 
     #[test]
     fn bombs_are_refused() {
         let deep = "[".repeat(2_000);
-        assert!(read(&deep)[0].is_err());
+        let error = read(&deep)[0].clone().unwrap_err();
+        assert!(!error.message.contains("budget"), "{error:?}");
         let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
         for i in 1..12 {
             bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(", "));
         }
-        assert!(read(&bomb)[0].is_err());
+        let error = read(&bomb)[0].clone().unwrap_err();
+        assert!(error.message.contains("too large") && !error.hint.is_empty(), "{error:?}");
         assert!(read("a: 1e999\n")[0].is_err());
     }
 }

@@ -305,6 +305,7 @@ fn own(error: Error) -> Problem {
         | "name_unresolved"
         | "names_not_open"
         | "not_granted"
+        | "not_reloaded"
         | "policy_stale"
         | "root_old" => Health::Degraded,
         _ => Health::Critical,
@@ -359,6 +360,7 @@ mod tests {
     fn what_must_be_mended_at_once_is_critical() {
         assert_eq!(own(Error::new("storage_full", "")).severity, Health::Critical);
         assert_eq!(own(Error::new("not_granted", "")).severity, Health::Degraded);
+        assert_eq!(own(Error::new("not_reloaded", "")).severity, Health::Degraded);
     }
 
     #[test]

@@ -26,8 +26,19 @@ impl Agent {
         }
         self.take_over(given).await?;
         crate::logging::change(&self.config().log);
+        self.inner.not_reloaded.store(None);
         self.inner.sync.events.note(self.now(), "reloaded", self.node(), "the configuration was applied");
         Ok(())
+    }
+
+    /// The same for a signal, which nobody answers: why it failed is a problem of the node until a reload succeeds.
+    pub async fn reload_by_signal(&self) {
+        if let Err(error) = self.reload().await {
+            tracing::error!(code = %error.code, hint = error.hint, "not reloaded: {error}");
+            let message = format!("the configuration in use is not the one in the files: {error}");
+            let hint = "correct it, then send the process SIGHUP again";
+            self.inner.not_reloaded.store(Some(Arc::new(fail("not_reloaded", message, hint))));
+        }
     }
 
     /// Follows WorkloadGroups as they change, as long as the process runs.

@@ -186,6 +186,11 @@ pub(super) const CHECKS: &[Check] = &[
         "other nodes let this one in",
         "was it evicted, or its name given to another machine? then join anew",
     ),
+    after(
+        "node.reloaded",
+        "the node took its files when it was last told to",
+        "correct the place that is named, then send the process SIGHUP",
+    ),
     after("node.problems", "the node finds nothing else wrong with itself", "see its log"),
     after(
         "trust.enrollers",
@@ -237,7 +242,7 @@ pub(super) const CHECKS: &[Check] = &[
     after(
         "mesh.carrier",
         "up to eight other nodes are reached over QUIC",
-        "open the mesh port for UDP: TLS over TCP works, and costs more connections",
+        "is the mesh port open for UDP? if it is, UDP was slow when the link was made, and a restart makes it anew; TLS over TCP works, too",
     ),
     after("mesh.round_trips", "round trips are below 250 ms", "`skein ping NODE`: is the path loaded?"),
     after(

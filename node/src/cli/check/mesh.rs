@@ -41,6 +41,7 @@ const PROBLEMS: &[(&str, &str)] = &[
     ("mesh_nearly_full", "mesh.size"),
     ("no_enroller", "trust.enrollers"),
     ("not_granted", "configuration.granted"),
+    ("not_reloaded", "node.reloaded"),
     ("policy_stale", "mesh.policy"),
     ("refused", "node.refused"),
     ("role_set_conflict", "mesh.conflicts"),
@@ -288,7 +289,7 @@ impl Said {
                 "every node is linked, or the mesh has more than 32",
             ),
             named(&slow, "mesh.round_trips", "the way is slow to", "round trips are short"),
-            named(&by_tcp, "mesh.carrier", "UDP does not get through to", &by_quic),
+            named(&by_tcp, "mesh.carrier", "UDP is blocked, or was slow when the link was made: over TCP to", &by_quic),
         ]
     }
 

@@ -18,7 +18,7 @@ use self::{
 use crate::cli::{
     context::Context,
     error::{Error, Result},
-    output::Table,
+    output::{Format, Table},
     value,
 };
 
@@ -60,7 +60,13 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let (errors, warnings) = (count(Verdict::Error), count(Verdict::Warning));
     match findings.first().filter(|first| first.verdict == Verdict::Error) {
         Some(first) => {
-            Err(Error::new(first.code.clone(), format!("{errors} errors: {}", first.message)).hint(&first.hint))
+            let plural = if errors == 1 { "" } else { "s" };
+            // People have read what and what to do just before.
+            let (message, hint) = match ctx.output.format {
+                Format::Table => (format!("{errors} error{plural}"), ""),
+                Format::Json | Format::Yaml => (format!("{errors} error{plural}: {}", first.message), &*first.hint),
+            };
+            Err(Error::new(first.code.clone(), message).hint(hint))
         }
         None if args.strict && warnings > 0 => {
             Err(Error::new("warnings", format!("{warnings} warnings")).hint("mend them, or leave out --strict"))

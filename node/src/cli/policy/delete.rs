@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use policy::DocumentId;
-
 use crate::{
     agent::admin::api::Intent,
     cli::{
         client,
         context::Context,
         error::Result,
-        signing::{Operator, Sending, kind},
+        signing::{self, Operator, Sending},
         value,
     },
 };
@@ -34,10 +32,10 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
-    let id = DocumentId::new(kind(&args.kind)?, &ctx.globals.namespace, &args.document);
+    let id = signing::document(&args.kind, &args.document, &ctx.globals.namespace)?;
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    let found = super::get::content(&mut client, &args.kind, &id.namespace, &id.name).await;
+    let found = super::get::content(&mut client, &id).await;
     let intents = vec![Intent {
         kind: id.kind.to_string(),
         namespace: id.namespace.clone(),

@@ -25,8 +25,8 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
-    let mut client = client::connect(ctx).await?;
-    let content = content(&mut client, &args.kind, &ctx.globals.namespace, &args.document).await?;
+    let id = signing::document(&args.kind, &args.document, &ctx.globals.namespace)?;
+    let content = content(&mut client::connect(ctx).await?, &id).await?;
     if let Some(problem) = content.problem.as_ref().filter(|_| ctx.output.format == Format::Table) {
         remark(&format!("warning: {problem}"));
     }
@@ -35,7 +35,6 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 /// Asks for a document.
-pub(super) async fn content(client: &mut Client, kind: &str, namespace: &str, name: &str) -> Result<Content> {
-    let id = policy::DocumentId::new(signing::kind(kind)?, namespace, name);
+pub(super) async fn content(client: &mut Client, id: &policy::DocumentId) -> Result<Content> {
     client.get(&format!("/v1/policy/{}/{}/{}", id.kind, segment(&id.namespace), segment(&id.name))).await
 }

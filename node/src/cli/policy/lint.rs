@@ -15,7 +15,8 @@ use crate::cli::{
     output::{Format, Table},
 };
 
-/// Checks documents without any node: each by itself, and all together. The annotation skein.dev/lint-ignore, e.g.
+/// Checks documents without any node: each by itself, and all together. Fails if a push would be refused whatever the mesh holds, but for
+/// objects of Kubernetes, which are facts here. The annotation skein.dev/lint-ignore, e.g.
 /// "SKN0203,SKN0305", leaves these warnings out for a document; errors stay, and push refuses what it refuses.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -47,6 +48,8 @@ struct Code {
 struct Entry<'a> {
     file: &'a str,
     valid: bool,
+    /// A push of the file is refused: for an error, for what is not supported yet or has ended, for objects of Kubernetes.
+    refused: bool,
     problems: Vec<&'a Problem>,
 }
 
@@ -66,10 +69,10 @@ pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
         Format::Table => ctx.output.text(&text(&sources))?,
         Format::Json | Format::Yaml => ctx.output.show(&entries, String::new)?,
     }
-    let errors = |problem: &&Problem| problem.severity == Severity::Error;
+    let refuses = |problem: &&Problem| problem.refuses();
     let problems = || sources.iter().flat_map(|source| &source.parsed.problems);
-    if problems().any(|problem| errors(&problem)) {
-        return Err(source::invalid(problems().filter(errors), ctx.output.format, "correct the documents"));
+    if problems().any(Problem::refuses) {
+        return Err(source::invalid(problems().filter(refuses), ctx.output.format, "correct the documents"));
     }
     let warnings = problems().filter(|problem| problem.severity == Severity::Warning).count();
     if args.strict && warnings > 0 {
@@ -96,7 +99,18 @@ fn code_table() -> Table {
 }
 
 fn entry(source: &Source) -> Entry<'_> {
-    Entry { file: &source.file, valid: source.parsed.is_valid(), problems: source.parsed.problems.iter().collect() }
+    let parsed = &source.parsed;
+    Entry {
+        file: &source.file,
+        valid: parsed.is_valid(),
+        refused: is_refused(source),
+        problems: parsed.problems.iter().collect(),
+    }
+}
+
+fn is_refused(source: &Source) -> bool {
+    let refuses = |problem: &Problem| problem.refuses() || problem.code == codes::ENDED;
+    !source.parsed.kubernetes.is_empty() || source.parsed.problems.iter().any(refuses)
 }
 
 fn text(sources: &[Source]) -> String {
@@ -113,8 +127,12 @@ fn text(sources: &[Source]) -> String {
             "note: {file}:{line}: {kind} is Kubernetes' kind: read as a fact, and refused by push\n"
         ));
     }
-    let valid = sources.iter().filter(|source| source.parsed.is_valid()).count();
-    text.push_str(&format!("{valid} of {} files are valid\n", sources.len()));
+    let valid = || sources.iter().filter(|source| source.parsed.is_valid());
+    text.push_str(&format!("{} of {} files are valid", valid().count(), sources.len()));
+    text.push_str(&match valid().filter(|source| is_refused(source)).count() {
+        0 => "\n".to_owned(),
+        refused => format!("; push refuses {refused} of them\n"),
+    });
     text
 }
 

@@ -54,7 +54,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 fn document(word: &str, namespace: &str) -> Result<String> {
     let wrong = || usage(format!("`{word}` is not KIND/NAME"), "write VirtualService/reviews, the namespace with -n");
     let (kind, name) = word.split_once('/').ok_or_else(wrong)?;
-    let id = policy::DocumentId::new(signing::kind(kind)?, namespace, name);
+    let id = signing::document(kind, name, namespace)?;
     Ok(format!("{}/{}/{}", id.kind, id.namespace, id.name))
 }
 
@@ -81,6 +81,7 @@ mod tests {
     fn a_document_is_named_in_full() {
         assert_eq!(document("vs/reviews", "shop").unwrap(), "VirtualService/shop/reviews");
         assert_eq!(document("rolesets/default", "shop").unwrap(), "RoleSet/istio-system/default");
+        assert_eq!(document("vs/shop/reviews", "default").unwrap(), "VirtualService/shop/reviews");
         for wrong in ["reviews", "pod/reviews"] {
             assert_eq!(document(wrong, "shop").unwrap_err().code, "usage");
         }

@@ -19,7 +19,7 @@ mod schema;
 mod show;
 mod sign;
 mod source;
-mod standing;
+pub(in crate::cli) mod standing;
 
 use crate::cli::{context::Context, error::Result};
 

@@ -58,14 +58,16 @@ struct Plan<'p> {
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let paths: Vec<_> = args.paths.iter().chain(&args.filename).cloned().collect();
-    let mut intents = Vec::new();
+    let (mut sources, mut intents) = (Vec::new(), Vec::new());
     if !paths.is_empty() {
-        intents = push::intents(&source::read(&paths, &ctx.globals.namespace)?, ctx)?;
+        sources = source::read(&paths, &ctx.globals.namespace)?;
+        intents = push::intents(&sources, ctx)?;
     }
     for word in &args.delete {
         intents.push(deletion(word, &ctx.globals.namespace)?);
     }
-    let preview: Preview = client::connect(ctx).await?.post_json("/v1/policy/preview", &intents).await?;
+    let mut preview: Preview = client::connect(ctx).await?.post_json("/v1/policy/preview", &intents).await?;
+    push::place(&mut preview.problems, &sources);
     let documents = preview.documents.iter().map(difference).collect::<Result<Vec<_>>>()?;
     let (workloads, not_reckoned) = told(&preview);
     let plan = Plan {
@@ -93,7 +95,7 @@ fn told(preview: &Preview) -> (&[WorkloadChange], Vec<String>) {
 fn deletion(word: &str, namespace: &str) -> Result<Intent> {
     let wrong = || usage(format!("`{word}` is not KIND/NAME"), "write VirtualService/reviews, the namespace with -n");
     let (kind, name) = word.split_once('/').ok_or_else(wrong)?;
-    let id = DocumentId::new(signing::kind(kind)?, namespace, name);
+    let id = signing::document(kind, name, namespace)?;
     Ok(Intent {
         kind: id.kind.to_string(),
         namespace: id.namespace,

@@ -1,22 +1,30 @@
 //! `skein policy push`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    time::Duration,
+};
 
 use policy::{
     Problem, Severity,
     changeset::{MAX_CHANGES, MAX_CHANGESET},
+    codes,
+    kinds::KubernetesObject,
+    parse::Located,
     validate,
 };
 use serde_json::Value;
 
 use super::{
-    source::{self, Source},
+    facts,
+    source::{self, Shown, Source},
     standing::Standing,
 };
 use crate::{
-    agent::admin::api::{Intent, Mesh, Plan},
+    agent::admin::api::{Intent, Plan},
     cli::{
-        client::{self, Client},
+        client,
         context::Context,
         error::{Error, Result, usage},
         output::{Format, remark},
@@ -42,7 +50,7 @@ pub struct Args {
     /// The same, as other tools have it
     #[arg(long, short = 'f', value_name = "FILE|DIR|-")]
     filename: Vec<PathBuf>,
-    /// Push although a complaint with this code stands against it; may be repeated
+    /// Push although a complaint with this code stands against it; several with commas, or repeated
     #[arg(long, value_name = "CODE", value_delimiter = ',')]
     allow: Vec<String>,
     /// Only if this changeset set the value that each document has now
@@ -61,13 +69,14 @@ pub struct Args {
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let paths: Vec<_> = args.paths.iter().chain(&args.filename).cloned().collect();
+    known(&args.allow)?;
     let sources = source::read(&paths, &ctx.globals.namespace)?;
     let mut intents = intents(&sources, ctx)?;
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
     let mut plan = operator.plan(&mut client, &intents).await?;
-    let author = if plan.problems.is_empty() { String::new() } else { own_name(&operator, &mut client).await? };
-    refuse(&plan, &args.allow, &author, ctx)?;
+    place(&mut plan.problems, &sources);
+    refuse(&plan, &args.allow, &sources, ctx)?;
     if let Some(parent) = &args.expect_parent {
         expect(&plan, &intents, parent)?;
     }
@@ -88,26 +97,21 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 
 /// What the files want, if nothing within them is wrong.
 pub(super) fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> {
-    let errors: Vec<&Problem> =
-        sources.iter().flat_map(|source| &source.parsed.problems).filter(|problem| problem.refuses()).collect();
+    let documents = || sources.iter().flat_map(|source| &source.parsed.documents);
+    let mut others = facts::twins(documents(), Severity::Error, "keep one of them");
+    others.extend(sources.iter().flat_map(|source| &source.parsed.kubernetes).map(foreign));
+    let problems = || sources.iter().flat_map(|source| &source.parsed.problems).chain(&others);
     if ctx.output.format == Format::Table {
-        for source in sources {
-            source.parsed.problems.iter().for_each(|problem| remark(&source::snippet(problem, Some(&source.text))));
+        for problem in problems() {
+            let text = sources.iter().find(|source| source.file == problem.file).map(|source| &*source.text);
+            remark(&source::snippet(problem, text));
         }
     }
-    if !errors.is_empty() {
-        return Err(source::invalid(
-            errors.into_iter(),
-            ctx.output.format,
-            "correct the documents; nothing was pushed",
-        ));
+    let errors = || problems().filter(|problem| problem.refuses());
+    if errors().next().is_some() {
+        return Err(source::invalid(errors(), ctx.output.format, "correct the documents; nothing was pushed"));
     }
-    if let Some(object) = sources.iter().flat_map(|source| &source.parsed.kubernetes).next() {
-        let message = format!("{}:{}: {} is Kubernetes' kind, not policy", object.file, object.line, object.kind);
-        return Err(Error::new("invalid_document", message)
-            .hint("services are declared in each node's skein.toml; push only Istio's and Skein's documents"));
-    }
-    let documents: Vec<_> = sources.iter().flat_map(|source| &source.parsed.documents).collect();
+    let documents: Vec<_> = documents().collect();
     if documents.is_empty() {
         return Err(usage("there is no document in what was named", "name a file that holds policy documents"));
     }
@@ -119,16 +123,7 @@ pub(super) fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> 
             MAX_CHANGESET >> 20
         )));
     }
-    for (index, document) in documents.iter().enumerate() {
-        if let Some(twin) = documents[..index].iter().find(|other| other.document.id == document.document.id) {
-            let message = format!(
-                "{}:{}: {} stands twice, first at {}:{}",
-                document.file, document.line, document.document.id, twin.file, twin.line
-            );
-            return Err(Error::new("invalid_document", message).hint("keep one of them"));
-        }
-    }
-    let intent = |located: &&policy::parse::Located| Intent {
+    let intent = |located: &&Located| Intent {
         kind: located.document.id.kind.to_string(),
         namespace: located.document.id.namespace.clone(),
         name: located.document.id.name.clone(),
@@ -137,6 +132,22 @@ pub(super) fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> 
         line: located.line,
     };
     Ok(documents.iter().map(intent).collect())
+}
+
+/// An object of Kubernetes, which is a fact for lint alone.
+fn foreign(object: &KubernetesObject) -> Problem {
+    Problem {
+        code: codes::KUBERNETES,
+        severity: Severity::Error,
+        document: None,
+        file: object.file.clone(),
+        line: object.line,
+        column: 1,
+        field: String::new(),
+        message: format!("{} is Kubernetes' kind, not policy", object.kind),
+        hint: "services are declared in each node's skein.toml; push only Istio's and Skein's documents".to_owned(),
+        istio_message: None,
+    }
 }
 
 /// What stands within the files and refuses nothing, as the node writes what is between documents.
@@ -151,70 +162,134 @@ fn notes(sources: &[Source]) -> Result<Vec<Value>> {
     sources.iter().flat_map(|source| &source.parsed.problems).map(note).collect()
 }
 
+/// Refuses `--allow` of what is no code.
+fn known(allowed: &[String]) -> Result<()> {
+    let codes = || codes::TABLE.iter().map(|(code, _)| *code);
+    let Some(unknown) = allowed.iter().find(|allowed| !codes().any(|code| code.eq_ignore_ascii_case(allowed))) else {
+        return Ok(());
+    };
+    let near = policy::nearest(unknown, codes()).map(|code| format!("did you mean {code}? ")).unwrap_or_default();
+    let hint = format!("{near}`skein policy lint --list` shows all codes and what they mean");
+    Err(usage(format!("--allow {unknown}: no complaint has this code"), hint))
+}
+
+/// Puts complaints of the node where the files have what they are about: what it read has the lines of the files, not their columns.
+pub(super) fn place(problems: &mut [Value], sources: &[Source]) {
+    let documents: HashMap<String, &Located> = sources
+        .iter()
+        .flat_map(|source| &source.parsed.documents)
+        .map(|located| (located.document.id.to_string(), located))
+        .collect();
+    for problem in problems {
+        let about = problem["document"].as_str().and_then(|document| documents.get(document));
+        if let Some(located) = about.filter(|located| problem["file"] == *located.file) {
+            let (line, column) = located.places().of(problem["field"].as_str().unwrap_or_default());
+            (problem["line"], problem["column"]) = (line.into(), column.into());
+        }
+    }
+}
+
 /// Says to people what lint finds in documents that are sent whatever it finds.
 pub(super) fn tell(plan: &Plan, ctx: &Context) {
     if ctx.output.format == Format::Table {
-        plan.problems.iter().map(Complaint::read).for_each(|complaint| remark(&format!("note: {}", complaint.line)));
+        plan.problems.iter().map(Complaint::read).for_each(|complaint| remark(&complaint.shown("note", &[])));
     }
 }
 
 /// A complaint of the node between documents.
-struct Complaint {
-    code: String,
+struct Complaint<'p> {
+    said: &'p Value,
+    code: &'p str,
     /// Then no `--allow` helps.
     is_error: bool,
     refuses: bool,
-    line: String,
-    hint: String,
 }
 
-impl Complaint {
-    fn read(problem: &Value) -> Self {
-        let word = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
-        let severity = match word("severity").as_str() {
-            "error" => Severity::Error,
-            "info" => Severity::Info,
-            _ => Severity::Warning,
+impl<'p> Complaint<'p> {
+    fn read(said: &'p Value) -> Self {
+        let severity = match said["severity"].as_str() {
+            Some("error") => Severity::Error,
+            Some("info") => Severity::Info,
+            Some(_) | None => Severity::Warning,
         };
-        let (code, file, document) = (word("code"), word("file"), word("document"));
-        let place = format!("{file}:{}:{}", problem["line"], problem["column"]);
-        let line = format!("{place}: {code} {document} {}: {}", word("field"), word("message"));
+        let code = said["code"].as_str().unwrap_or_default();
         let is_error = severity == Severity::Error;
-        Self { is_error, refuses: validate::refuses_push(&code, severity), code, line, hint: word("hint") }
+        Self { said, code, is_error, refuses: validate::refuses_push(code, severity) }
+    }
+
+    fn word(&self, field: &str) -> &'p str {
+        self.said[field].as_str().unwrap_or_default()
+    }
+
+    fn number(&self, field: &str) -> usize {
+        self.said[field].as_u64().and_then(|number| usize::try_from(number).ok()).unwrap_or_default()
+    }
+
+    /// As people see it, with the line of its file.
+    fn shown(&self, word: &str, sources: &[Source]) -> String {
+        let file = self.word("file");
+        let text = sources.iter().find(|source| source.file == file).map(|source| &*source.text);
+        let complaint = Shown {
+            word,
+            code: self.code,
+            message: self.word("message"),
+            file: if file.is_empty() { self.word("document") } else { file },
+            line: self.number("line"),
+            column: self.number("column"),
+            field: self.word("field"),
+            hint: self.word("hint"),
+        };
+        source::framed(&complaint, text)
+    }
+
+    fn line(&self) -> String {
+        let place = format!("{}:{}:{}", self.word("file"), self.number("line"), self.number("column"));
+        let about = format!("{} {} {}", self.code, self.word("document"), self.word("field"));
+        format!("{place}: {about}: {}", self.word("message"))
     }
 }
 
-/// Refuses what the node finds wrong between documents, unless its code is allowed; the rest is said.
-fn refuse(plan: &Plan, allowed: &[String], author: &str, ctx: &Context) -> Result<()> {
+/// Refuses what the node finds wrong between documents, unless its code is allowed; to people all of it is shown.
+fn refuse(plan: &Plan, allowed: &[String], sources: &[Source], ctx: &Context) -> Result<()> {
     let mut refused = Vec::new();
     for complaint in plan.problems.iter().map(Complaint::read) {
-        let is_allowed = allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(&complaint.code));
-        if complaint.is_error || complaint.refuses && !is_allowed {
+        let is_allowed = allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(complaint.code));
+        let is_refused = complaint.is_error || complaint.refuses && !is_allowed;
+        let word = match complaint.refuses {
+            _ if is_refused => "error",
+            true => "allowed",
+            false => "note",
+        };
+        if ctx.output.format == Format::Table {
+            remark(&complaint.shown(word, sources));
+        }
+        if is_refused {
             refused.push(complaint);
-        } else if ctx.output.format == Format::Table {
-            let word = if complaint.refuses { "allowed" } else { "note" };
-            remark(&format!("{word}: {}", complaint.line));
         }
     }
     let Some(first) = refused.first() else { return Ok(()) };
-    let hint = match first.code.as_str() {
+    let message = match ctx.output.format {
+        Format::Table => {
+            format!("{} complaint{} refused", refused.len(), if refused.len() == 1 { " is" } else { "s are" })
+        }
+        Format::Json | Format::Yaml => refused.iter().map(Complaint::line).collect::<Vec<_>>().join("\n"),
+    };
+    Err(Error::new("invalid_document", format!("{message}; nothing was pushed")).hint(cure(first, &refused)))
+}
+
+/// What helps against what is refused: an error must go, all else may be allowed together.
+fn cure(first: &Complaint<'_>, refused: &[Complaint<'_>]) -> String {
+    if let Some(error) = refused.iter().find(|complaint| complaint.is_error) {
+        return error.word("hint").to_owned();
+    }
+    let hint = match first.code {
         validate::UNKNOWN_HOST | validate::UNKNOWN_SUBSET => {
             "neither the mesh nor this push defines it: correct it, push what defines it too"
         }
-        _ => &first.hint,
+        _ => first.word("hint"),
     };
-    let hint =
-        if first.is_error { hint.to_owned() } else { format!("{hint}, or allow it with --allow {}", first.code) };
-    let mut lines: Vec<_> = refused.iter().map(|complaint| complaint.line.as_str()).collect();
-    let signed = format!("nothing was pushed for {author}");
-    lines.push(&signed);
-    Err(Error::new("invalid_document", lines.join("\n")).hint(hint))
-}
-
-/// How the mesh calls this operator; the key itself if it names no such key.
-async fn own_name(operator: &Operator, client: &mut Client) -> Result<String> {
-    let (mesh, key): (Mesh, _) = (client.get("/v1/mesh").await?, operator.key.public().to_string());
-    Ok(mesh.keys.into_iter().find(|known| known.public_key == key).map_or(key, |known| known.name))
+    let codes: BTreeSet<&str> = refused.iter().map(|complaint| complaint.code).collect();
+    format!("{hint}, or allow it with --allow {}", Vec::from_iter(codes).join(","))
 }
 
 /// Replaces only what `parent` set: its id, or as much of it as `policy log` shows.
@@ -254,6 +329,47 @@ mod tests {
             problems: Vec::new(),
             standing: Vec::new(),
         }
+    }
+
+    fn complaint(code: &str, severity: &str) -> Value {
+        serde_json::json!({"code": code, "severity": severity, "document": "VirtualService shop/a", "file": "a.yaml", "line": 1, "column": 1,
+            "field": "spec.hosts[0]", "message": "m", "hint": "h"})
+    }
+
+    #[test]
+    fn complaints_stand_where_the_file_has_them() {
+        let text = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: shop}\n\
+                    spec:\n  hosts:\n  -   a\n  http: [{directResponse: {status: 200}}]\n";
+        let parsed = policy::parse::yaml("a.yaml", text, "shop");
+        let sources = [Source { file: "a.yaml".into(), text: text.into(), parsed }];
+        let mut problems = [complaint("SKN0301", "warning"), complaint("SKN0301", "warning")];
+        problems[1]["file"] = "other.yaml".into();
+        place(&mut problems, &sources);
+        let at = |problem: &Value| (problem["line"].as_u64(), problem["column"].as_u64());
+        assert_eq!((at(&problems[0]), at(&problems[1])), ((Some(6), Some(7)), (Some(1), Some(1))));
+        let shown = Complaint::read(&problems[0]).shown("error", &sources);
+        assert_eq!(
+            shown,
+            "error[SKN0301]: m\n  --> a.yaml:6:7 (spec.hosts[0])\n   |\n 6 |   -   a\n   |       ^\n hint: h\n"
+        );
+    }
+
+    #[test]
+    fn all_codes_are_named_that_must_be_allowed() {
+        let said = ["SKN0302", "SKN0301", "SKN0302"].map(|code| complaint(code, "warning"));
+        let refused: Vec<_> = said.iter().map(Complaint::read).collect();
+        assert!(cure(&refused[0], &refused).ends_with("--allow SKN0301,SKN0302"));
+        let error = complaint("SKN0169", "error");
+        let refused: Vec<_> = said.iter().chain([&error]).map(Complaint::read).collect();
+        assert_eq!(cure(&refused[0], &refused), "h", "an error is not allowed by any code");
+    }
+
+    #[test]
+    fn only_codes_are_allowed() {
+        assert!(known(&["SKN0301".to_owned(), "skn0302".to_owned()]).is_ok());
+        let near = known(&["SKN301".to_owned()]).unwrap_err();
+        assert!(near.code == "usage" && near.hint.contains("did you mean SKN0301?"), "{near:?}");
+        assert!(known(&["foo".to_owned()]).unwrap_err().hint.starts_with("`skein policy lint --list`"));
     }
 
     #[test]

@@ -40,14 +40,14 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         let text = changeset(&detail)?;
         return ctx.output.show(&detail, || text);
     };
-    let id = policy::DocumentId::new(signing::kind(&args.first)?, &ctx.globals.namespace, name);
+    let id = signing::document(&args.first, name, &ctx.globals.namespace)?;
     let point = match &args.at {
         Some(at) => Point::At(value::moment(at)?),
         None => Point::Now,
     };
     let Some(content) = document_at(&mut client, &id, &point).await? else {
         let then = args.at.map(|at| format!(" at {at}")).unwrap_or_default();
-        let hint = format!("`skein policy log --document {}/{name} -n {}` shows its life", id.kind, id.namespace);
+        let hint = format!("`skein policy log --document {}/{} -n {}` shows its life", id.kind, id.name, id.namespace);
         return Err(Error::new("not_found", format!("there is no {id}{then}")).hint(hint));
     };
     let text = document(&content)?;

@@ -36,7 +36,11 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
     // What is signed is read from what its author signed, not from what a node says of it.
-    let history = proof::of_changeset(&mut client, &operator.known, &args.proposal).await?;
+    let history = proof::of_changeset(&mut client, &operator.known, &args.proposal).await;
+    let history = history.map_err(|error| match &*error.code {
+        "not_found" => error.hint("`skein policy proposals` shows those that wait for signatures"),
+        _ => error,
+    })?;
     let entry = proposal(&history, &args.proposal)?;
     if entry.signers.contains(&operator.key.public()) {
         return Err(Error::new("already_exists", format!("this operator has signed {} already", entry.id))

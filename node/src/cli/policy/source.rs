@@ -133,32 +133,57 @@ pub(super) fn line(problem: &Problem) -> String {
     plain(&problem.to_string()).replace('\n', " ")
 }
 
-/// A complaint with the line that it points at.
+/// What people are shown of a complaint.
+pub(super) struct Shown<'c> {
+    /// `error`, `warning` or what else it is.
+    pub(super) word: &'c str,
+    pub(super) code: &'c str,
+    pub(super) message: &'c str,
+    /// The file, or what else names the document.
+    pub(super) file: &'c str,
+    /// From 1; 0 if it has no place.
+    pub(super) line: usize,
+    pub(super) column: usize,
+    pub(super) field: &'c str,
+    pub(super) hint: &'c str,
+}
+
+/// A complaint within a document with the line that it points at; what push refuses whatever its severity is an error.
 pub(super) fn snippet(problem: &Problem, text: Option<&str>) -> String {
     let word = match problem.severity {
         Severity::Error => "error",
+        Severity::Warning if problem.refuses() => "error",
         Severity::Warning => "warning",
         Severity::Info => "note",
     };
-    let mut shown = format!("{word}[{}]: {}\n  --> {}", problem.code, plain(&problem.message), problem.file);
+    let (code, message, file) = (problem.code, &*problem.message, &*problem.file);
+    let (line, column, field, hint) = (problem.line, problem.column, &*problem.field, &*problem.hint);
+    framed(&Shown { word, code, message, file, line, column, field, hint }, text)
+}
+
+/// A complaint with the line of the text that it points at.
+pub(super) fn framed(complaint: &Shown<'_>, text: Option<&str>) -> String {
+    let Shown { word, code, message, file, line, column, field, hint } = complaint;
+    let mut shown = format!("{word}[{code}]: {}\n  --> {file}", plain(message));
     // Writing to a string does not fail.
-    if problem.line > 0 {
-        let _ = write!(shown, ":{}:{}", problem.line, problem.column);
+    if *line > 0 {
+        let _ = write!(shown, ":{line}:{column}");
     }
-    if !problem.field.is_empty() {
-        let _ = write!(shown, " ({})", plain(&problem.field));
+    if !field.is_empty() {
+        let _ = write!(shown, " ({})", plain(field));
     }
     shown.push('\n');
-    if let Some(code) = text.and_then(|text| text.lines().nth(problem.line.checked_sub(1)?)) {
-        let number = problem.line.to_string();
+    if let Some(code) = text.and_then(|text| text.lines().nth(line.checked_sub(1)?)) {
+        let number = line.to_string();
         let pad = " ".repeat(number.len());
-        let before = problem.column.saturating_sub(1);
-        let lead: String = code.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let before = column.saturating_sub(1);
         let width = code.chars().skip(before).take_while(|c| c.is_alphanumeric() || "-_.".contains(*c)).count().max(1);
-        let _ = writeln!(shown, " {pad} |\n {number} | {}\n {pad} | {lead}{}", plain(code), "^".repeat(width));
+        // A tab is as wide as the terminal likes: shown as one letter, the mark stands under its column.
+        let (code, lead) = (plain(&code.replace('\t', "\u{2192}")), " ".repeat(before));
+        let _ = writeln!(shown, " {pad} |\n {number} | {code}\n {pad} | {lead}{}", "^".repeat(width));
     }
-    if !problem.hint.is_empty() {
-        let _ = writeln!(shown, " hint: {}", plain(&problem.hint));
+    if !hint.is_empty() {
+        let _ = writeln!(shown, " hint: {}", plain(hint));
     }
     shown
 }
@@ -205,6 +230,19 @@ mod tests {
             shown,
             "error[SKN0101]: unknown field `htpp`\n  --> a.yaml:2:3 (spec.htpp)\n   |\n 2 |   htpp: []\n   |   ^^^^\n hint: did you mean `http`?\n"
         );
+    }
+
+    #[test]
+    fn a_mark_stands_under_its_column_behind_tabs() {
+        let shown = snippet(&Problem { column: 4, ..problem() }, Some("spec:\n\t\t htpp: []\n"));
+        assert!(shown.contains(" 2 | \u{2192}\u{2192} htpp: []\n   |    ^^^^\n"), "{shown}");
+    }
+
+    #[test]
+    fn what_push_refuses_is_an_error() {
+        let unbuilt = Problem { code: codes::NOT_SUPPORTED, severity: Severity::Warning, ..problem() };
+        assert!(snippet(&unbuilt, None).starts_with("error[SKN0102]"));
+        assert!(snippet(&Problem { code: "SKN0203", ..unbuilt }, None).starts_with("warning[SKN0203]"));
     }
 
     #[test]

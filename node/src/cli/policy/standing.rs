@@ -19,13 +19,18 @@ use crate::{
 
 /// Documents that are set already to what a push would set them to, and which changesets did that.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(in crate::cli) struct Standing {
     documents: Vec<Value>,
     /// By when they were issued; the last is the newest.
     setters: BTreeSet<(Millis, ChangesetId)>,
 }
 
 impl Standing {
+    /// Documents of which signatures have shown that they stand as they shall: rows of a push, and the changesets that set them.
+    pub(in crate::cli) fn of(documents: Vec<Value>, setters: impl IntoIterator<Item = (Millis, ChangesetId)>) -> Self {
+        Self { documents, setters: setters.into_iter().collect() }
+    }
+
     /// Takes out of `intents`, and of `plan` with them, what stands already as asked. The node only says where to look: what a
     /// changeset sets is read in what was signed, and that it counts is for the nodes' receipts to say.
     pub(super) fn take(intents: &mut Vec<Intent>, plan: &mut Plan) -> Self {
@@ -59,7 +64,7 @@ impl Standing {
     ///
     /// # Errors
     /// What the node answers; `unverified_node` if no receipt proves that any node has it.
-    pub(super) async fn add_to(
+    pub(in crate::cli) async fn add_to(
         self,
         pushed: Option<Outcome>,
         operator: &Operator,

@@ -165,7 +165,9 @@ impl Outcome {
             ("pending", &pushed.pending),
             ("unreachable", &pushed.unreachable),
         ] {
-            if !nodes.is_empty() {
+            // Who is not known to have what stands since long is no news, unless it was waited for.
+            let is_news = word != "pending" || !unchanged || !pushed.complete;
+            if is_news && !nodes.is_empty() {
                 text.push_str(&format!("{word:<12} {}\n", names(nodes)));
             }
         }
@@ -241,6 +243,12 @@ mod tests {
         let wanted =
             ["changeset", "documents", "problems", "durable", "applied", "pending", "unreachable", "elapsed_ms"];
         assert_eq!(fields, wanted);
+    }
+
+    #[test]
+    fn what_stands_names_as_pending_only_those_that_were_waited_for() {
+        let text = |complete| outcome(pushed(&["b"], complete)).with_standing(Vec::new(), false).text();
+        assert!(!text(true).contains("pending") && text(false).contains("pending      b"), "{}", text(true));
     }
 
     #[test]

@@ -109,12 +109,22 @@ fn check_syntax(host: &HeaderValue) -> Result<(), Cause> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     // Nearly all are names, with a port perhaps, which need no closer look.
     let name = bytes.iter().position(|byte| !plain(byte)).map_or(bytes, |end| &bytes[..end]);
-    let is_port =
-        |rest: &[u8]| matches!(rest, [b':', port @ ..] if !port.is_empty() && port.iter().all(u8::is_ascii_digit));
     let rest = &bytes[name.len()..];
+    let is_port = |rest: &[u8]| matches!(rest, [b':', port @ ..] if is_port(port));
     let plain = !name.is_empty() && (rest.is_empty() || is_port(rest));
-    let valid = plain || !bytes.is_empty() && !bytes.contains(&b'@') && Authority::try_from(bytes).is_ok();
-    if valid { Ok(()) } else { Err(Cause::BadRequest("not a host")) }
+    let uncommon = || {
+        let text = host.to_str().unwrap_or_default();
+        let port = text.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
+        let valid = !text.is_empty() && !text.contains('@') && Authority::try_from(text).is_ok();
+        valid && port.is_none_or(|port| port.is_empty() || self::is_port(port.as_bytes()))
+    };
+    if plain || uncommon() { Ok(()) } else { Err(Cause::BadRequest("not a host")) }
+}
+
+/// A port that there can be: a larger one, or none at all, would be taken for the scheme's.
+fn is_port(port: &[u8]) -> bool {
+    let digits = std::str::from_utf8(port).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|text| text.parse::<u16>().ok()).is_some_and(|port| port > 0)
 }
 
 /// Lower case, without the dot that ends a full name and without the scheme's own port.
@@ -288,10 +298,14 @@ mod tests {
 
     #[test]
     fn a49_hosts_that_are_none() {
-        for host in ["a@b", "a b", "a/b", "[::1", "a:b:c", "a:8 0", ":80:", "a:80@b"] {
+        for host in
+            ["a@b", "a b", "a/b", "[::1", "a:b:c", "a:8 0", ":80:", "a:80@b", "a:abc", "a:0", "a:65536", "[::1]:99999"]
+        {
             assert!(judged(Request::get("/").header("host", host)).is_err(), "{host:?}");
         }
-        assert!(judged(Request::get("/").header("host", "[::1]:80")).is_ok());
+        for host in ["[::1]:80", "[::1]", "a:", "a:65535", "a:00080"] {
+            assert!(judged(Request::get("/").header("host", host)).is_ok(), "{host:?}");
+        }
     }
 
     #[test]

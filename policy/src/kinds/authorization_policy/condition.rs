@@ -89,6 +89,10 @@ fn warn_of_vain(attribute: &Attribute, text: &str, at: &At<'_>) {
     if *attribute == Attribute::Principal && text.starts_with("spiffe://") {
         at.warn(codes::WITHOUT_EFFECT, "no principal begins with `spiffe://`", "leave it out");
     }
+    if *attribute == Attribute::Method && text.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        let hint = format!("write {}", text.to_ascii_uppercase());
+        at.warn(codes::WITHOUT_EFFECT, format!("no request has the method `{text}`"), hint);
+    }
     let dots = text.split('/').any(|segment| matches!(segment, "." | ".."));
     if *attribute == Attribute::Path && (dots || text.contains("//") || text.contains('\\')) {
         let message = format!("paths are matched in normal form: no path is `{text}` unless MeshConfig says so");

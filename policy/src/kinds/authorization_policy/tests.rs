@@ -133,6 +133,8 @@ fn patterns_that_nothing_meets_are_warned_of() {
     };
     let principal = |text: &str| format!("{{from: [{{source: {{principals: ['{text}']}}}}]}}");
     assert!(warned(&principal("spiffe://a/ns/b/sa/c")) && !warned(&principal("a/ns/b/sa/c")));
+    let method = |text: &str| format!("{{to: [{{operation: {{methods: ['{text}']}}}}]}}");
+    assert!(warned(&method("get")) && !warned(&method("GET")) && !warned(&method("G*")));
     let path = |text: &str| format!("{{to: [{{operation: {{notPaths: ['{text}']}}}}]}}");
     for vain in ["//admin", "/a/../b", "/a/.", "admin", "/a\\b"] {
         assert!(warned(&path(vain)), "{vain}");

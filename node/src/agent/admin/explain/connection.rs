@@ -40,12 +40,16 @@ pub(super) fn explain(judge: Judge<'_>, authority: &str, server_name: Option<&st
             (made.map(|made| &*made.ports), Box::new(seen))
         }
     };
-    let known = ports.and_then(|ports| ports.iter().find(|known| Some(known.number) == port));
-    let known = known.filter(|known| Carries::Bytes.suits(known.protocol) && imported(known.number));
+    let found = ports.and_then(|ports| ports.iter().find(|known| Some(known.number) == port));
+    let known = found.filter(|known| Carries::Bytes.suits(known.protocol) && imported(known.number));
     let Some(known) = known else {
-        let why = match port {
-            Some(port) => format!("port {port} of {called} carries no bytes"),
-            None => format!("the URL names no port of {called}"),
+        let why = match (port, found) {
+            (Some(port), Some(found)) if !imported(port) => {
+                format!("the caller's Sidecar does not import port {} of {called}", found.number)
+            }
+            (Some(port), Some(_)) => format!("port {port} of {called} carries requests: ask with http://{authority}/"),
+            (Some(port), None) => format!("{called} has no port {port}"),
+            (None, _) => format!("the URL names no port of {called}"),
         };
         explained.answer = Some(answer(0, "NR", why));
         return;

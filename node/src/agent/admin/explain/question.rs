@@ -93,9 +93,19 @@ impl Question {
         if let Some(host) = self.headers.remove(HOST) {
             host.to_str().map_err(|_| wrong(url, "not a host"))?.clone_into(&mut self.authority);
         }
+        // The proxy answers such a request 400.
+        if self.authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']') && !is_port(port)) {
+            return Err(wrong(&self.authority, "not HOST or HOST:PORT"));
+        }
         self.uri = uri;
         Ok(())
     }
+}
+
+/// What the proxy takes for a port: an empty one is the scheme's.
+fn is_port(port: &str) -> bool {
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    port.is_empty() || is_number && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn wrong(what: &str, why: &str) -> Error {

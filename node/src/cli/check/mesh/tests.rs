@@ -57,6 +57,7 @@ fn bad() -> Said {
         ("mesh_nearly_full", "degraded"),
         ("no_enroller", "degraded"),
         ("not_granted", "degraded"),
+        ("not_reloaded", "degraded"),
         ("policy_stale", "degraded"),
         ("refused", "critical"),
         ("root_old", "degraded"),
