@@ -242,6 +242,11 @@ impl Engine {
         &self.view
     }
 
+    /// Members that tell at this time which policy they hold; what others told once may be old.
+    pub fn speaking(&self) -> impl Iterator<Item = &NodeId> {
+        self.ledger.speaking(self.now())
+    }
+
     /// The highest number held of a member: what an accusation of it names.
     #[must_use]
     pub fn latest(&self, node: &NodeId) -> Option<Latest> {

@@ -280,6 +280,14 @@ impl Ledger {
         self.nodes.get(node).map(|node| &node.records)
     }
 
+    /// Who tells at this time which policy they hold: their table is fresh, and the record that it names is here.
+    pub(crate) fn speaking(&self, now: Now) -> impl Iterator<Item = &NodeId> {
+        let speaks = move |(id, node): &(&NodeId, &Node)| {
+            node.table_fresh(&self.authority, now) && !self.lacking(id).contains(&Section::POLICY)
+        };
+        self.nodes.iter().filter(speaks).map(|(id, _)| id)
+    }
+
     /// Its table, if it came at this time or later.
     pub(crate) fn table_since(&self, node: &NodeId, time: u64) -> Option<Arc<SignedRecord>> {
         let node = self.nodes.get(node).filter(|node| node.table_came.is_some_and(|came| came >= time))?;

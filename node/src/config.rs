@@ -61,6 +61,8 @@ pub struct Config {
     pub workload: Option<PathBuf>,
     /// Where Gateways open their ports.
     pub gateway: Gateway,
+    /// `[secrets] files`: where documents may name certificate files; none means wherever the node may read.
+    pub files: Option<crate::secrets::Folders>,
     /// Names of services for local applications; none means off.
     pub dns: Option<Dns>,
     /// Where captured connections are taken; none means off.

@@ -1,6 +1,8 @@
 //! The node's own credentials: certificates and keys that documents name and that never leave the machine. One file each below the
 //! data directory, 0600, replaced as a whole.
 
+mod files;
+
 use std::{
     fs, io,
     io::{Read as _, Write as _},
@@ -20,6 +22,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::{Zeroize, Zeroizing};
 
+pub use files::Folders;
+
 /// Most bytes of one secret.
 const MAX_BYTES: u64 = 1 << 20;
 /// Most secrets of a node.
@@ -32,6 +36,8 @@ const EMPTY: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Secrets {
     folder: Arc<Path>,
+    /// Where documents may name files.
+    folders: Option<Arc<Folders>>,
     changes: watch::Sender<u64>,
 }
 
@@ -118,7 +124,7 @@ impl Secrets {
     /// The secrets below a data directory.
     #[must_use]
     pub fn new(data_dir: &Path) -> Self {
-        Self { folder: data_dir.join("secrets").into(), changes: watch::Sender::new(0) }
+        Self { folder: data_dir.join("secrets").into(), folders: None, changes: watch::Sender::new(0) }
     }
 
     /// Wakes at every change that is made through this process.
@@ -338,30 +344,6 @@ pub fn revoked(text: &str) -> Result<Vec<CertificateRevocationListDer<'static>>,
     }
 }
 
-/// A file that a document names, as text.
-///
-/// # Errors
-/// In words.
-pub fn read_file(path: &str) -> Result<String, String> {
-    if !path.starts_with('/') {
-        return Err(format!("`{path}` is not an absolute path"));
-    }
-    let failed = |error: io::Error| format!("{path}: {error}");
-    // Whoever opens a pipe would wait for its writer.
-    let without_waiting = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
-    let file = fs::OpenOptions::new().read(true).custom_flags(without_waiting.bits()).open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(format!("{path}: not a file, but a directory, a device or a pipe"));
-    }
-    // The size that a file tells is not what comes of it: it may grow, and some tell none.
-    let mut text = String::new();
-    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(format!("{path}: more than {MAX_BYTES} bytes"));
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -425,27 +407,5 @@ mod tests {
             assert!(refused(namespace, name, &secret(&cert, &key)).contains("no name"), "{namespace} {name}");
         }
         assert_eq!(secrets.list().unwrap(), []);
-    }
-
-    #[test]
-    fn files_are_named_by_whole_paths() {
-        assert!(read_file("relative").unwrap_err().contains("absolute"));
-        assert!(read_file("/nowhere/at/all").unwrap_err().contains("/nowhere/at/all"));
-    }
-
-    #[test]
-    fn only_files_are_read_and_only_as_far_as_they_may_reach() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        nix::unistd::mkfifo(path("pipe").as_str(), nix::sys::stat::Mode::S_IRUSR).unwrap();
-        for special in ["/dev/zero", "/dev/null", &path("pipe"), &path("")] {
-            let why = read_file(special).unwrap_err();
-            assert!(why.contains(special) && why.contains("not a file"), "{why}");
-        }
-        let large = fs::File::create(path("large")).unwrap();
-        large.set_len(1 << 40).unwrap();
-        assert!(read_file(&path("large")).unwrap_err().contains("more than 1048576 bytes"));
-        fs::write(path("small"), "text").unwrap();
-        assert_eq!(read_file(&path("small")).unwrap(), "text");
     }
 }

@@ -1,10 +1,13 @@
-//! Access logs under attack: values that would forge lines (A110), and a log that takes no line (A114).
+//! Logs and terminals under attack: values that would forge lines (A110), and a log that takes no line (A114).
+
+use std::io::{Read as _, Write as _};
 
 use harness::{
     PATIENCE,
     cluster::Cluster,
     eventually,
     http::{self, Connection},
+    process::Skein,
 };
 
 use crate::pair;
@@ -38,6 +41,34 @@ fn a110_no_value_begins_a_line_or_reaches_a_terminal() {
             assert!(text.contains("a\\\" 200 \\\\ [forged]"), "quotes end no value: {text}");
             Ok(())
         });
+    }
+}
+
+/// A node that answers everything with what would move the cursor of whoever asks.
+#[test]
+fn a110_no_word_of_a_node_reaches_a_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("agent.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let evil = r"\u001b]0;owned\u0007\u009b2J\r";
+            let body = format!(r#"{{"error":{{"code":"c{evil}","message":"m{evil}","hint":"h{evil}"}}}}"#);
+            let mut asked = [0; 4096];
+            let _ = stream.read(&mut asked);
+            let head =
+                format!("HTTP/1.1 500 no\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    let skein = Skein::at(env!("CARGO_BIN_EXE_skein-under-test"));
+    let node = format!("unix:{}", socket.display());
+    for words in [&["status"][..], &["status", "-o", "json"], &["policy", "log"], &["members", "--watch"]] {
+        let said =
+            skein.command().args(words).args(["--node", &node]).env("HOME", folder.path()).output().expect("it starts");
+        let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+        assert!(text.contains("owned"), "{words:?}: {text:?}");
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{words:?}: {text:?}");
     }
 }
 

@@ -1,7 +1,9 @@
-//! What nobody who asks is told (A109): keys, tokens, what the node's secret store holds.
+//! What nobody who asks is told (A109): keys, tokens, what the node's secret store holds; and who has no socket to ask by (A108).
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
     path::Path,
 };
 
@@ -10,6 +12,7 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use harness::{
+    PATIENCE,
     cluster::{Plan, Service},
     http,
 };
@@ -17,7 +20,7 @@ use harness::{
 use crate::pair;
 
 /// Answers of the administration that pages do not link to.
-const PATHS: [&str; 21] = [
+const PATHS: [&str; 25] = [
     "/metrics",
     "/healthz",
     "/readyz",
@@ -36,10 +39,16 @@ const PATHS: [&str; 21] = [
     "/v1/identities",
     "/v1/policy",
     "/v1/policy/log",
-    "/v1/policy/history",
     "/v1/policy/export",
+    "/v1/policy/conflicts",
+    "/v1/policy/proposals",
     "/v1/policy/audit",
+    "/v1/policy/audit/heads",
+    "/v1/concerns",
+    "/v1/explain?url=http%3A%2F%2Freviews%2F",
 ];
+/// What the socket says beside these.
+const AT_THE_SOCKET: [&str; 3] = ["/v1/policy/history?from=0", "/v1/local/secrets", "/v1/local/capture"];
 /// Pages that are looked at.
 const PAGES: usize = 200;
 
@@ -70,6 +79,22 @@ fn keys(dir: &Path) -> Vec<String> {
     all
 }
 
+/// Asks the local socket.
+fn at_socket(socket: &Path, path: &str) -> String {
+    let mut stream = UnixStream::connect(socket).expect("the socket is served");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: skein\r\nconnection: close\r\n\r\n").expect("it takes a request");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// What is written in base64 in a text, as it is inside.
+fn unpacked(text: &str) -> Vec<u8> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "+/=".contains(c)));
+    words.filter(|word| word.len() > 40).filter_map(|word| STANDARD.decode(word).ok()).flatten().collect()
+}
+
 #[test]
 fn a109_no_answer_holds_a_key_or_a_token() {
     let cluster = pair();
@@ -80,6 +105,9 @@ fn a109_no_answer_holds_a_key_or_a_token() {
     // An invite that is open, and what the node's own store holds.
     let token = cluster.invite("later", &Plan::with([Service::client("shop/later")]), &[]);
     secrets.push(token.trim().to_owned());
+    let secret = token.trim().parse::<certs::join::Token>().expect("a token").secret;
+    let secret = certs::codec::encode_secret(&secret).to_vec();
+    secrets.extend(spellings(&secret));
     let made = rcgen::generate_simple_self_signed(vec!["shop.example.com".to_owned()]).expect("a certificate");
     let (cert, key) =
         (cluster.file("cert.pem", &made.cert.pem()), cluster.file("door.pem", &made.signing_key.serialize_pem()));
@@ -107,11 +135,69 @@ fn a109_no_answer_holds_a_key_or_a_token() {
         due.extend(links.filter(|link| link.starts_with('/')).map(|link| link.replace("&amp;", "&")));
     }
     assert!(answered > PATHS.len(), "{answered} of {seen:?}");
-    for words in [&["status"][..], &["members"], &["events"], &["ca", "show"], &["identity", "show"], &["check"]] {
-        let said = cluster.on("web", &[words, &["-o", "json"]].concat());
-        let text = format!("{}{}", said.out, said.err);
-        assert!(!secrets.iter().any(|secret| text.contains(secret.as_str())), "{words:?}: {text}");
+    let socket = web.dir.join("agent.sock");
+    for path in PATHS.iter().chain(&AT_THE_SOCKET) {
+        let text = at_socket(&socket, path);
+        assert!(text.starts_with("HTTP/1.1 200 "), "{path}: {text}");
+        assert!(!secrets.iter().any(|secret| text.contains(secret.as_str())), "{path}: {text}");
+        assert!(!unpacked(&text).windows(secret.len()).any(|bytes| bytes == secret), "{path}: {text}");
+    }
+    for words in [
+        &["status"][..],
+        &["status", "--mesh"],
+        &["members"],
+        &["events"],
+        &["ca", "show"],
+        &["identity", "show"],
+        &["check"],
+        &["explain", "http://reviews/"],
+        &["policy", "conflicts"],
+        &["policy", "proposals"],
+        &["policy", "log"],
+    ] {
+        // By the socket, and at the other node as an operator.
+        for more in [&["-o", "json"][..], &["-o", "json", "--node", "reviews"]] {
+            let said = cluster.on("web", &[words, more].concat());
+            let text = format!("{}{}", said.out, said.err);
+            assert!(
+                !text.is_empty() && !secrets.iter().any(|secret| text.contains(secret.as_str())),
+                "{words:?}: {text}"
+            );
+        }
     }
     let log = cluster.log("web");
     assert!(!secrets.iter().any(|secret| log.contains(secret.as_str())), "{log}");
+}
+
+/// A108: a local user who is not in the socket's group administers nothing by it. Only root can become somebody else to show it.
+#[test]
+fn a108_another_user_of_the_machine_has_no_socket() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let cluster = pair();
+    let socket = cluster.node("web").dir.join("agent.sock");
+    // What is in the way above it is not what is to be shown.
+    for folder in socket.ancestors().skip(1).take_while(|folder| folder.starts_with(cluster.path())) {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    }
+    let skein = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(skein.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let program = skein.path().join("skein");
+    std::fs::copy(env!("CARGO_BIN_EXE_skein-under-test"), &program).expect("it can be copied");
+    let ask = |user: u32| {
+        let node = format!("unix:{}", socket.display());
+        let mut command = std::process::Command::new(&program);
+        command
+            .args(["status", "-o", "json", "--node", &node])
+            .env_clear()
+            .env("HOME", "/nonexistent")
+            .uid(user)
+            .gid(user);
+        let said = command.output().expect("it starts");
+        (said.status.success(), String::from_utf8_lossy(&said.stderr).into_owned())
+    };
+    assert!(ask(0).0, "root is let in: {}", ask(0).1);
+    let (is_answered, why) = ask(65_534);
+    assert!(!is_answered && why.to_lowercase().contains("permission denied"), "{why}");
 }

@@ -181,6 +181,17 @@ fn a_lost_laptop_is_taken_out_by_the_recovery_key() {
     assert_eq!(grants["members"]["expected"], 1, "{grants}");
     let operators = cluster.json("first", &["operator", "list"]).to_string();
     assert!(operators.contains("bob") && !operators.contains("\"operator\""), "{operators}");
+    // Unlike what bob's key has signed, if its owner is a thief: that goes with it, and the node stays.
+    let (carl, key) = new("carl");
+    cluster.on("first", &["operator", "add", "carl", &key, "--recovery", "--operator", &safe]).expect_code(0);
+    let removed = ["operator", "remove", "bob", "--void", "documents", "--recovery", "--operator", &safe];
+    let told = cluster.on("first", &removed).expect_code(0);
+    assert!(told.err.contains("2 changesets that bob signed stop counting"), "{told:?}");
+    eventually("what bob pushed is gone", || {
+        let listed = cluster.json("first", &["policy", "list", "--operator", &carl]).to_string();
+        if listed.contains("\"v") { Err(listed) } else { Ok(()) }
+    });
+    assert_eq!(cluster.json("first", &["status"])["members"]["expected"], 1);
 }
 
 /// Everything off, and on again so many days later.

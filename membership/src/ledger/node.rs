@@ -139,7 +139,7 @@ impl Node {
         self.records.keys().chain(self.waiting.keys()).collect::<BTreeSet<_>>().len()
     }
 
-    fn table_fresh(&self, authority: &Authority, now: Now) -> bool {
+    pub(super) fn table_fresh(&self, authority: &Authority, now: Now) -> bool {
         let oldest = TABLE_INTERVALS * table_interval(authority.grants.len());
         self.table_came.is_some_and(|came| now.steady.saturating_sub(came) <= oldest)
     }

@@ -153,11 +153,19 @@ fn a_stale_table_makes_changes_wait_for_the_next() {
     let later = Now { steady: NOW.steady + 31_000, ..NOW };
     let mut budget = Bucket::new(0, 100, 0);
     let change = author.publish(&Body::Services(Services { services: vec![] })).expect("fits");
+    assert_eq!((ledger.speaking(NOW).count(), ledger.speaking(later).count()), (1, 0));
     assert!(matches!(ledger.offer(&change[0], &mut budget, later), Offered::Waiting));
     assert_eq!(ledger.said(&citizen.node).expect("known").services.len(), 1);
     assert!(matches!(ledger.offer(&change[1], &mut budget, later), Offered::Fresh));
     assert!(ledger.said(&citizen.node).expect("known").services.is_empty());
     assert!(ledger.lacking(&citizen.node).is_empty());
+    assert_eq!(ledger.speaking(later).collect::<Vec<_>>(), [&citizen.node]);
+    // A table without the policy that it names: whoever passes it on keeps that back.
+    let nothing = Digest([0; 32]);
+    let policy = Policy { digest: nothing, count: 1, recent: Vec::new(), applied: nothing, audit: (0, nothing) };
+    let policy = author.publish(&Body::Policy(policy)).expect("fits");
+    assert!(matches!(ledger.offer(&policy[1], &mut budget, later), Offered::Fresh));
+    assert_eq!(ledger.speaking(later).count(), 0);
 }
 
 #[test]

@@ -113,6 +113,11 @@ impl Book {
         look(&self.shelf.read().await.history)
     }
 
+    /// The same on a thread that may block.
+    pub fn look_aside<T>(&self, look: impl FnOnce(&History) -> T) -> T {
+        look(&self.shelf.blocking_read().history)
+    }
+
     /// What the set folds to at the start, before anybody shares the book.
     pub fn first_state(&mut self, now: Millis) -> Arc<State> {
         self.shelf.get_mut().history.state(now)
@@ -164,7 +169,40 @@ impl Book {
         Some(out)
     }
 
-    /// Lets bodies go that were replaced long ago: on disk first, so that a crash in between loses nothing. Gives how many.
+    /// What was signed, in the order of arrival from the `from`th on and for whoever replaces the RoleSet
+    /// ([`History::for_successor`]): one thing at least, then as much as `limit` bytes hold; and where to go on, if not at the end.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub async fn signed(
+        self: &Arc<Self>,
+        from: usize,
+        limit: usize,
+        now: Millis,
+    ) -> Result<(Vec<Vec<u8>>, Option<usize>), Error> {
+        self.undisturbed(move |book| {
+            let shelf = book.shelf.blocking_read();
+            let ended = shelf.history.ended(&shelf.history.state(now));
+            let (mut page, mut size) = (Vec::new(), 0);
+            for (index, id) in shelf.order.iter().enumerate().skip(from) {
+                let Some(bytes) = shelf.history.for_successor(id, &ended) else { continue };
+                size += bytes.len();
+                if size > limit && !page.is_empty() {
+                    return Ok((page, Some(index)));
+                }
+                page.push(bytes);
+            }
+            Ok((page, None))
+        })
+        .await
+    }
+
+    /// Bytes of the bodies that are here.
+    pub async fn body_bytes(&self) -> usize {
+        self.look(History::body_bytes).await
+    }
+
+    /// Lets bodies go that were replaced long ago, or that are too many: on disk first, so that a crash in between loses nothing. Gives how many.
     ///
     /// # Errors
     /// The disk's; memory is as before then.

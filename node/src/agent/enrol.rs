@@ -14,7 +14,9 @@ use certs::{
     codec::{self, Millis},
     grant::NodeGrant,
     id::NodeId,
-    join::{Chain, JoinRefusal, JoinReply, JoinRequest, MAX_REQUEST_MESSAGE, Message, RenewRequest, Renewal},
+    join::{
+        Chain, JoinRefusal, JoinReply, JoinRequest, MAX_MESSAGE, MAX_REQUEST_MESSAGE, Message, RenewRequest, Renewal,
+    },
     sign::{Digest, PublicKey},
     verify::{Authority, KnownKey, VerifyError, verify_ca},
 };
@@ -50,6 +52,8 @@ const WRONG_PROOFS: u32 = 5;
 const INVITE_PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes of policy that a reply carries; the rest comes over peer links.
 const REPLY_BYTES: usize = 4 << 20;
+/// Bytes of a chain beside what it carries: lengths, the envelope.
+const CHAIN_FRAME: usize = 64 << 10;
 
 /// Redeems tokens.
 pub struct Enrolment {
@@ -112,7 +116,12 @@ impl Enrolment {
             return send(stream, &Message::Refusal(JoinRefusal::new("bad_request", "an enrolment begins with hello")))
                 .await;
         }
-        send(stream, &Message::Chain(self.chain().await)).await?;
+        let chain = self.chain().await;
+        if let Some(refused) = too_large(&chain) {
+            self.note("token_refused", self.identity.node(), &format!("{} asks to join", remote.ip()), &refused);
+            return send(stream, &Message::Refusal(refused)).await;
+        }
+        send(stream, &Message::Chain(chain)).await?;
         let answer = match receive(stream, MAX_REQUEST_MESSAGE).await? {
             Message::Prove(request) => {
                 let redeemed = self.redeem(&request, exporter, remote).await;
@@ -419,6 +428,17 @@ impl Enrolment {
             tokio::task::spawn_blocking(move || store.set_token(&hash, before.as_ref(), &spent, judgement)).await;
         written.map_err(internal).and_then(|r| r).map_err(|e| JoinRefusal::new(&e.code, e.message))
     }
+}
+
+/// What a joiner would take for an enroller that does not answer.
+fn too_large(chain: &Chain) -> Option<JoinRefusal> {
+    let bytes: usize = chain.role_sets.iter().chain(&chain.grants).map(Vec::len).sum();
+    (bytes + CHAIN_FRAME > MAX_MESSAGE).then(|| {
+        let message = format!(
+            "the RoleSets and grants that a joiner is shown have {bytes} bytes, of {MAX_MESSAGE} at most: nobody can join"
+        );
+        JoinRefusal::new("too_large", message)
+    })
 }
 
 fn failed(error: impl std::fmt::Display) -> JoinRefusal {

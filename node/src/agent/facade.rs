@@ -176,8 +176,9 @@ impl Agent {
         let started = sync.clock.now();
         let rate = Mutex::new(Rate { at: monotonic(), sent: Default::default(), per_second: Default::default() });
         let (listening, draining, leaving, reloading, reloads) = Default::default();
+        let secrets = Secrets::new(dir.path()).within(config.files.clone());
         let (given, config) = (ArcSwap::from_pointee(given), ArcSwap::from_pointee(config));
-        let (secrets, guarded) = (Secrets::new(dir.path()), Guarded::new(dir.path().join(CAPTURED)));
+        let guarded = Guarded::new(dir.path().join(CAPTURED));
         Self {
             inner: Arc::new(Inner {
                 sync,
@@ -275,11 +276,6 @@ impl Agent {
     /// This node's certificates.
     pub fn identity(&self) -> IdentityFacts {
         self.inner.sync.identity.facts(self.now())
-    }
-
-    /// Every changeset that this node holds, as it came; none if that is more than `limit` bytes.
-    pub async fn everything(&self, limit: usize) -> Option<Vec<Vec<u8>>> {
-        self.inner.sync.book.closure(|_| true, limit).await
     }
 
     /// What this node itself finds wrong: disk, certificates, services without a grant; worst first.

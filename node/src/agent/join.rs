@@ -202,6 +202,9 @@ const OTHER_MESH: &str = "is it a node of this mesh, and is this machine's clock
 /// What to do where the other side speaks otherwise.
 const OTHER_VERSION: &str = "do both run neighbouring versions? `skein members` shows them";
 
+/// What to do where the RoleSets of a mesh are more than one message holds.
+const NOBODY_JOINS: &str = "`role_sets_large` in `skein status` of the enroller says whether its mesh can take anybody";
+
 /// The keys of this and every earlier attempt.
 struct Keys {
     ca: CaKey,
@@ -259,6 +262,11 @@ async fn step(stream: &mut Conversed, message: &Message, token: &Token) -> Resul
     };
     match tokio::time::timeout(PATIENCE, exchanged).await {
         Ok(Ok(message)) => Ok(message),
+        // It answers, and an older one may show more than fits.
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+            let message = format!("the enroller {} answers what cannot be read: {error}", token.enroller);
+            Err(fail("failed", message, format!("{OTHER_VERSION}; {NOBODY_JOINS}")))
+        }
         Ok(Err(error)) => Err(unreachable(token, &error)),
         Err(_) => Err(unreachable(token, &format!("no answer within {PATIENCE:?}"))),
     }
@@ -363,6 +371,7 @@ fn unexpected(message: &Message, token: &Token) -> Error {
     };
     let hint = match refusal.code.as_str() {
         "too_many_requests" => "the token is good still".to_owned(),
+        "too_large" => format!("the token is good still; {NOBODY_JOINS}"),
         "mesh_full" => "make room, then try again with the same token".to_owned(),
         "not_an_enroller" => format!("the token is good still, once {} enrols again", token.enroller),
         _ => format!("ask for a new token: skein invite {}", token.node),

@@ -14,7 +14,7 @@ use membership::{
     gossip::{Carrier, Gossip, Outgoing},
     statement::Statement,
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{event::Events, hearing::Hearing, links::Links, store::Store, sync::Requests, world::World};
 use crate::{
@@ -45,6 +45,8 @@ pub enum Input {
     Said(Event, OwnedSemaphorePermit, Instant),
     /// A link stands.
     Linked(PeerLink, Option<SocketAddr>),
+    /// Somebody wants to know who tells at this time which policy they hold.
+    Speaking(oneshot::Sender<BTreeSet<NodeId>>),
 }
 
 /// The way to the engine; clones are the same way.
@@ -85,6 +87,13 @@ impl Members {
     pub async fn tell(&self, event: Event) {
         // The engine's task is critical: without it the process ends.
         let _ = self.inputs.send(Input::Event(event)).await;
+    }
+
+    /// Who tells at this time which policy they hold.
+    pub async fn speaking(&self) -> BTreeSet<NodeId> {
+        let (told, speaking) = oneshot::channel();
+        let _ = self.inputs.send(Input::Speaking(told)).await;
+        speaking.await.unwrap_or_default()
     }
 
     /// Brings a peer's message, in its turn: whoever says much waits like everybody else.
@@ -180,6 +189,7 @@ impl Task {
                         drop(share);
                     }
                     Some(Input::Linked(link, dialled)) => self.linked(link, dialled, &persist, &dials),
+                    Some(Input::Speaking(told)) => drop(told.send(self.engine.speaking().cloned().collect())),
                     None => return,
                 },
                 link = self.network.accept() => match link {

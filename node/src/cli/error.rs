@@ -3,7 +3,7 @@
 use std::io::Write;
 
 pub use crate::agent::admin::error::{Body, Class, Error};
-use crate::cli::output::{Format, plain};
+use crate::cli::output::{Format, escaped, plain};
 
 /// What a command gives.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -30,10 +30,10 @@ pub fn report(error: &Error, format: Format) {
     let text = match format {
         Format::Json | Format::Yaml => {
             let body = Body { error: error.clone() };
-            serde_json::to_string(&body).unwrap_or_default()
+            escaped(&serde_json::to_string(&body).unwrap_or_default())
         }
         Format::Table => {
-            let mut text = format!("error: {} [{}]", plain(&error.message), error.code);
+            let mut text = format!("error: {} [{}]", plain(&error.message), plain(&error.code));
             if !error.hint.is_empty() {
                 text.push_str(&format!("\n hint: {}", plain(&error.hint)));
             }

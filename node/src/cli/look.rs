@@ -72,7 +72,7 @@ fn picture<T: DeserializeOwned>(ctx: &Context, line: &[u8], text: &impl Fn(&T) -
             let list = fields.and_then(|fields| fields.values().find(|value| value.is_array()));
             let value = read(list.unwrap_or(&observed))?;
             ctx.output.next_picture()?;
-            ctx.output.text(&text(&value))
+            ctx.output.lines(&text(&value))
         }
     }
 }

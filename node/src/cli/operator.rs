@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use certs::sign::{PublicKey, SigningKey};
+use certs::sign::{Digest, PublicKey, SigningKey};
 use policy::{
+    changeset::{ChangesetId, MAX_ROLE_SET},
     history::{History, State},
     kinds::{RoleKey, RoleSet, Verb},
 };
@@ -43,7 +44,7 @@ pub enum Command {
     /// Add an operator's key to the RoleSet
     #[command(after_help = "Example: skein operator add ann ed25519:... --role admin")]
     Add(Add),
-    /// Take an operator's key out of the RoleSet; what was signed and counts stays
+    /// Take an operator's key out of the RoleSet; what was signed and counts stays, unless --void
     #[command(after_help = "Example: skein operator remove bob --recovery")]
     Remove(Remove),
     /// Put the keys of the operator directory under a passphrase, or change it; asked at the terminal, or read from files
@@ -80,8 +81,21 @@ pub struct Remove {
     /// How `skein operator list` calls its holder
     #[arg(value_name = "NAME")]
     name: String,
+    /// What this key signed stops counting, and what that replaced counts again: `documents` of namespaces, or `all`, grants and evictions
+    /// too, so that nodes fall out and evicted ones come back
+    #[arg(long, value_name = "WHAT")]
+    void: Option<Void>,
     #[command(flatten)]
     by: By,
+}
+
+/// What of a removed key does not stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Void {
+    /// All but what concerns the whole mesh.
+    Documents,
+    /// Everything.
+    All,
 }
 
 /// Who signs, and how it is sent.
@@ -115,9 +129,9 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
         Command::Remove(args) => {
             let what = format!("remove operator {}", args.name);
             replace(ctx, args.by, what, None, |set, _, history| {
-                let mut next = removed(set, &args.name)?;
-                next.keeps = Some(history.keeps_under(&next, clock::wall()));
-                Ok(next)
+                let next = removed(set, &args.name)?;
+                let voided = set.key(&args.name).zip(args.void).map(|(key, what)| (&key.key, what));
+                keeping(next, voided, history, &args.name)
             })
             .await
         }
@@ -274,6 +288,33 @@ fn removed(set: &RoleSet, name: &str) -> Result<RoleSet> {
     Ok(next)
 }
 
+/// The RoleSet with what stays although it takes a right away, without what is `voided` of a key.
+fn keeping(mut next: RoleSet, voided: Option<(&PublicKey, Void)>, history: &History, name: &str) -> Result<RoleSet> {
+    let mut keeps = history.keeps_under(&next, clock::wall());
+    let all = keeps.len();
+    if let Some((key, what)) = voided {
+        let is_voided = |id: &Digest| {
+            history.get(&ChangesetId(*id)).is_some_and(|entry| {
+                let is_wide = entry.changeset.changes.iter().any(|change| change.document.kind.is_mesh_wide());
+                entry.signers.contains(key) && (what == Void::All || !is_wide)
+            })
+        };
+        keeps.retain(|id| !is_voided(id));
+        remark(&format!("note: {} changesets that {name} signed stop counting", all - keeps.len()));
+    }
+    let kept = keeps.len();
+    next.keeps = Some(keeps);
+    let bytes = next.body().1.len();
+    if bytes > MAX_ROLE_SET {
+        let message = format!(
+            "the RoleSet would have {bytes} bytes, of {MAX_ROLE_SET} at most: it would name {kept} changesets that stay"
+        );
+        let hint = "with --void documents (or all) nothing of it stays; push again by another key, before, what should";
+        return Err(Error::new("refused", message).hint(hint));
+    }
+    Ok(next)
+}
+
 /// More than half of those who govern, and no more than there are.
 fn balance(set: &mut RoleSet) {
     let governing: BTreeSet<&String> = set
@@ -344,6 +385,47 @@ mod tests {
         for part in ["ann is no operator yet", "from any machine", "skein policy sign ab12 --operator", "--recovery"] {
             assert!(told.contains(part), "{part}: {told}");
         }
+    }
+
+    #[test]
+    fn a_key_that_signed_too_much_goes_with_what_it_signed() {
+        use policy::{
+            DocumentId, Kind,
+            changeset::{Change, Changeset},
+            history,
+        };
+        let trust_domain = certs::id::TrustDomain::new("t.example").unwrap();
+        let (ann, eve, now) = (SigningKey::generate(), SigningKey::generate(), clock::wall());
+        let keys = [("ann".to_owned(), ann.public(), false), ("eve".to_owned(), eve.public(), false)];
+        let first = history::genesis(&trust_domain, &[vec![1]], &keys, now);
+        let mut held = History::new(trust_domain.clone());
+        held.insert(&history::signed(&first, &[&ann]), now).unwrap();
+        let mut push = |number: u64| {
+            let document = DocumentId::new(Kind::VirtualService, "shop", &format!("d{number}"));
+            let content = Some("{}".to_owned());
+            let changeset = Changeset {
+                trust_domain: trust_domain.clone(),
+                role_set: 1,
+                issued_at: now + number,
+                message: String::new(),
+                confirm_by: None,
+                nonce: [0; 16],
+                changes: vec![Change { document, content, replaces: Vec::new() }],
+            };
+            held.insert(&history::signed(&changeset, &[&eve]), now).unwrap();
+        };
+        (0..3).for_each(&mut push);
+        let set = held.state(now).role_set.set.clone();
+        let next = removed(&set, "eve").unwrap();
+        let keeps = |voided| keeping(next.clone(), voided, &held, "eve").map(|set| set.keeps.unwrap().len());
+        let (eves, anns) = (eve.public(), ann.public());
+        assert_eq!((keeps(None), keeps(Some((&eves, Void::Documents)))), (Ok(3), Ok(0)));
+        assert_eq!(keeps(Some((&anns, Void::All))), Ok(3));
+        (3..16_000).for_each(push);
+        let keeps = |voided| keeping(next.clone(), voided, &held, "eve").map(|set| set.keeps.unwrap().len());
+        let error = keeps(None).unwrap_err();
+        assert!(error.code == "refused" && error.hint.contains("--void"), "{error:?}");
+        assert_eq!(keeps(Some((&eves, Void::Documents))), Ok(0));
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Output {
     /// Prints a result: `value` for programs, what `text` makes of it for people.
     pub fn show<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) -> Result<()> {
         match self.format {
-            Format::Table => self.text(&text()),
+            Format::Table => self.lines(&text()),
             Format::Json => self.text(&json(value)?),
             Format::Yaml => self.text(&yaml(value)?),
         }
@@ -46,6 +46,11 @@ impl Output {
     pub fn table<T: Serialize>(&self, value: &T, table: impl FnOnce() -> Table) -> Result<()> {
         let color = self.color;
         self.show(value, || table().render(color))
+    }
+
+    /// Prints text for people: of what somebody else said in it, no control character counts.
+    pub fn lines(&self, text: &str) -> Result<()> {
+        self.text(&coloured(text))
     }
 
     /// Prints text and makes sure that it ends with a line end.
@@ -58,7 +63,7 @@ impl Output {
     /// One JSON object a line: what `--watch` prints for programs.
     pub fn json_line<T: Serialize>(&self, value: &T) -> Result<()> {
         let line = serde_json::to_string(value).map_err(|error| unprintable(&error))?;
-        self.text(&line)
+        self.text(&escaped(&line))
     }
 
     /// A table as text in this output's colours.
@@ -75,7 +80,7 @@ impl Output {
 /// A remark for people, on standard error.
 pub fn remark(text: &str) {
     // Nothing can be said if standard error is closed.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", plain(text));
 }
 
 /// A reader that has gone away (`| head`) is no failure worth words; the process ends as if killed by SIGPIPE.
@@ -88,7 +93,13 @@ fn written(result: std::io::Result<()>) -> Result<()> {
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string_pretty(value).map_err(|error| unprintable(&error))
+    serde_json::to_string_pretty(value).map(|text| escaped(&text)).map_err(|error| unprintable(&error))
+}
+
+/// JSON without control characters that JSON allows, and terminals obey.
+pub fn escaped(json: &str) -> String {
+    let escape = |c: char| if c.is_control() && c != '\n' { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    if json.chars().any(|c| c.is_control() && c != '\n') { json.chars().map(escape).collect() } else { json.to_owned() }
 }
 
 /// A value as YAML.
@@ -109,6 +120,19 @@ pub fn plain(text: &str) -> String {
             kept.into_iter().chain(escape.into_iter().flatten())
         })
         .collect()
+}
+
+/// The same, but for the colours of [`Tone`]s.
+fn coloured(text: &str) -> String {
+    const COLOURS: [&str; 4] = ["[0m", "[31m", "[32m", "[33m"];
+    let mut parts = text.split('\x1b');
+    let mut shown = plain(parts.next().unwrap_or_default());
+    for part in parts {
+        let is_own = COLOURS.iter().any(|colour| part.starts_with(colour));
+        shown.push_str(if is_own { "\x1b" } else { "\\u{1b}" });
+        shown.push_str(&plain(part));
+    }
+    shown
 }
 
 /// How a cell looks.
@@ -224,6 +248,18 @@ mod tests {
         let mut table = Table::new(&["MESSAGE"]);
         table.row(["evil\x1b[2J\nforged line"]);
         assert_eq!(table.render(false), "MESSAGE\nevil\\u{1b}[2J forged line\n");
+    }
+
+    #[test]
+    fn a110_of_what_others_say_only_colours_reach_a_terminal() {
+        let mut table = Table::new(&["S"]);
+        table.toned([("dead\x1b[2J".to_owned(), Tone::Bad)]);
+        let shown = coloured(&(table.render(true) + "title \x1b]0;owned\x07 \u{9b}31m \r over\n"));
+        assert_eq!(shown, "S\n\x1b[31mdead\\u{1b}[2J\x1b[0m\ntitle \\u{1b}]0;owned\\u{7} \\u{9b}31m \\r over\n");
+        let value = serde_json::json!({"code": "a\u{9b}2J\u{7f}\x1b\n"});
+        let text = json(&value).unwrap();
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]

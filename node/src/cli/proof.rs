@@ -1,13 +1,11 @@
 //! What operators signed before, by their signatures: what the next signature rests on is not a node's word.
 
-use std::collections::HashSet;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use policy::{DocumentId, changeset::ChangesetId, history::History};
 use rand::seq::SliceRandom as _;
 
 use crate::{
-    agent::admin::api::{KnownNode, Mesh, Proof},
+    agent::admin::api::{KnownNode, Mesh, Proof, Signed},
     cli::{
         client::{self, Client, segment},
         context::Context,
@@ -48,8 +46,7 @@ pub(super) async fn of_changeset(client: &mut Client, known: &Known, prefix: &st
 /// # Errors
 /// As [`of_document`].
 pub(super) async fn of_everything(client: &mut Client, known: &Known, ctx: &Context) -> Result<History> {
-    let mut all: Proof = client.get("/v1/policy/history").await?;
-    believed(known, &all, client.reached())?;
+    let (mut all, _) = signed(client, known).await?;
     let mesh: Mesh = client.get("/v1/mesh").await?;
     let mut others = witnesses(&mesh, known);
     let wanted = WITNESSES.min(others.iter().filter(|node| node.alive).count());
@@ -59,14 +56,14 @@ pub(super) async fn of_everything(client: &mut Client, known: &Known, ctx: &Cont
         if asked.len() > WITNESSES {
             break;
         }
-        let proof = async {
+        let told = async {
             let mut client = client::connect_to(std::slice::from_ref(&node), ctx).await?;
-            let proof: Proof = client.get("/v1/policy/history").await?;
-            believed(known, &proof, client.reached()).map(|_| proof)
+            signed(&mut client, known).await
         };
-        match proof.await {
-            Ok(proof) => {
-                add(&mut all, proof);
+        match told.await {
+            Ok((_, changesets)) => {
+                let added = all.insert_all(changesets.iter().map(Vec::as_slice), clock::wall());
+                added.map_err(|error| refused(node.name.as_str(), &error.to_string()))?;
                 asked.push(node.name.to_string());
             }
             // Who is dead need not answer.
@@ -78,7 +75,28 @@ pub(super) async fn of_everything(client: &mut Client, known: &Known, ctx: &Cont
         let named = asked.join(", ");
         remark(&format!("note: only {named} says what was signed so far; what it does not hold would not be kept"));
     }
-    believed(known, &all, &asked.join(", "))
+    Ok(all)
+}
+
+/// What one node holds of what was signed, verified page by page: what nobody of this mesh signed is not even kept in memory.
+async fn signed(client: &mut Client, known: &Known) -> Result<(History, Vec<Vec<u8>>)> {
+    let (mut history, mut all) = (History::new(known.trust_domain.clone()), Vec::new());
+    let mut from = 0;
+    loop {
+        let page: Signed = client.get(&format!("/v1/policy/history?from={from}")).await?;
+        let changesets = decoded(&page.changesets, client.reached())?;
+        insert(&mut history, &changesets, client.reached())?;
+        all.extend(changesets);
+        match page.next {
+            None => break,
+            // Pages without an end are none.
+            Some(next) if next <= from || page.changesets.is_empty() => {
+                return Err(refused(client.reached(), "its pages have no end"));
+            }
+            Some(next) => from = next,
+        }
+    }
+    checked(history, known, client.reached()).map(|history| (history, all))
 }
 
 /// Who may be asked beside the node that was reached.
@@ -94,12 +112,6 @@ fn witnesses(mesh: &Mesh, known: &Known) -> Vec<KnownNode> {
     others
 }
 
-/// Adds what is not there yet, after what it may refer to.
-fn add(all: &mut Proof, more: Proof) {
-    let held: HashSet<String> = all.changesets.iter().cloned().collect();
-    all.changesets.extend(more.changesets.into_iter().filter(|changeset| !held.contains(changeset)));
-}
-
 /// The one changeset whose id begins so.
 ///
 /// # Errors
@@ -113,16 +125,30 @@ pub(super) fn only(history: &History, prefix: &str) -> Result<ChangesetId> {
 }
 
 fn believed(known: &Known, proof: &Proof, reached: &str) -> Result<History> {
-    let refused = |why: String| {
-        Error::new("unverified_node", format!("what {reached} shows was not signed by this mesh's operators: {why}"))
-            .hint("nothing was signed; ask another node with --node")
-    };
-    let decoded = proof.changesets.iter().map(|text| STANDARD.decode(text)).collect::<std::result::Result<Vec<_>, _>>();
-    let changesets = decoded.map_err(|error| refused(error.to_string()))?;
-    let (mut history, now) = (History::new(known.trust_domain.clone()), clock::wall());
-    history.insert_all(changesets.iter().map(Vec::as_slice), now).map_err(|error| refused(error.to_string()))?;
-    if history.state(now).genesis != known.genesis {
-        return Err(refused("it begins with another RoleSet".to_owned()));
+    let mut history = History::new(known.trust_domain.clone());
+    insert(&mut history, &decoded(&proof.changesets, reached)?, reached)?;
+    checked(history, known, reached)
+}
+
+fn refused(reached: &str, why: &str) -> Error {
+    Error::new("unverified_node", format!("what {reached} shows was not signed by this mesh's operators: {why}"))
+        .hint("nothing was signed; ask another node with --node")
+}
+
+fn decoded(changesets: &[String], reached: &str) -> Result<Vec<Vec<u8>>> {
+    let decoded = changesets.iter().map(|text| STANDARD.decode(text)).collect::<std::result::Result<_, _>>();
+    decoded.map_err(|error| refused(reached, &error.to_string()))
+}
+
+fn insert(history: &mut History, changesets: &[Vec<u8>], reached: &str) -> Result<()> {
+    let inserted = history.insert_all(changesets.iter().map(Vec::as_slice), clock::wall());
+    inserted.map_err(|error| refused(reached, &error.to_string()))
+}
+
+/// Sees that it is of this mesh, and not older than what was seen before.
+fn checked(history: History, known: &Known, reached: &str) -> Result<History> {
+    if history.state(clock::wall()).genesis != known.genesis {
+        return Err(refused(reached, "it begins with another RoleSet"));
     }
     let newest = history.newest_role_set();
     if newest < known.role_set {

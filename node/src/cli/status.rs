@@ -113,7 +113,7 @@ pub(super) fn text(status: &Status) -> String {
     for problem in status.problems.iter().take(SHOWN) {
         let word = word(problem.severity);
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{word}: {} [{}]", plain(&problem.message), problem.code);
+        let _ = writeln!(text, "{word}: {} [{}]", plain(&problem.message), plain(&problem.code));
         if !problem.hint.is_empty() {
             let _ = writeln!(text, "   hint: {}", plain(&problem.hint));
         }

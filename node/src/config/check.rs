@@ -12,6 +12,8 @@ use certs::id::{NodeId, TrustDomain};
 use policy::route::Called;
 use toml::Spanned;
 
+use crate::secrets::Folders;
+
 use super::{
     Admin, Cidr, Config, Gateway, Listeners, Log, LogFormat, Mesh, Outbound, Service, Speaker, Transport, Upstream,
     error::{ConfigError, Source, whole},
@@ -156,6 +158,7 @@ fn top_level(source: Source<'_>, raw: &raw::File) -> Result<Config, ConfigError>
         metrics: raw.metrics.listen.as_ref().map(|a| address(source, a)).transpose()?,
         workload: raw.workload.as_ref().map(|workload| workload.socket.clone().unwrap_or(defaults.workload)),
         gateway: gateway(source, &raw.gateway)?,
+        files: raw.secrets.as_ref().map(|secrets| folders(source, secrets)).transpose()?,
         dns: None,
         capture: None,
         outbounds: Vec::new(),
@@ -163,6 +166,17 @@ fn top_level(source: Source<'_>, raw: &raw::File) -> Result<Config, ConfigError>
         upstreams: Vec::new(),
         listeners: Listeners::default(),
     })
+}
+
+fn folders(source: Source<'_>, raw: &raw::Secrets) -> Result<Folders, ConfigError> {
+    let folder = |text: &Spanned<String>| match Path::new(text.get_ref()) {
+        path if path.is_absolute() => Ok(path.to_path_buf()),
+        _ => Err(source.at(text.span(), "not an absolute path", "write the folder in full, like /etc/shop/tls")),
+    };
+    let of = |(namespace, folders): (&String, &Vec<Spanned<String>>)| {
+        Ok((namespace.clone(), folders.iter().map(folder).collect::<Result<_, _>>()?))
+    };
+    raw.files.iter().map(of).collect()
 }
 
 fn log(source: Source<'_>, raw: &raw::Runtime) -> Result<Log, ConfigError> {

@@ -23,6 +23,7 @@ pub(super) struct File {
     pub(super) workload: Option<Workload>,
     #[serde(default)]
     pub(super) gateway: Gateway,
+    pub(super) secrets: Option<Secrets>,
     pub(super) dns: Option<Spanned<Dns>>,
     pub(super) capture: Option<Spanned<Capture>>,
     #[serde(default)]
@@ -39,6 +40,12 @@ pub(super) struct Gateway {
     pub(super) listen: Option<Text>,
     #[serde(default)]
     pub(super) ports: BTreeMap<String, Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Secrets {
+    pub(super) files: BTreeMap<String, Vec<Text>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -97,6 +97,9 @@ socket = {}
 # listen = "0.0.0.0"
 # ports = {{ 80 = 8080 }}             # a port that documents name, and the one to open for it; default: the same
 
+# [secrets]                         # where documents may name certificate files, by namespace; default: wherever the node may read
+# files = {{ shop = ["/etc/shop/tls"] }}
+
 # [workload]                        # SPIFFE Workload API for the `uids` of services; default: off
 # socket = "{}"
 

@@ -39,6 +39,8 @@ pub struct Read {
     pub signers: Vec<PublicKey>,
     /// False for a stub: its bodies are empty.
     pub whole: bool,
+    /// Bytes of its bodies, here or not.
+    pub bodies: usize,
 }
 
 /// Why bytes are no changeset.
@@ -110,13 +112,14 @@ impl Packed {
             return malformed("its signers are not sorted".into());
         }
         let mut documents = HashSet::new();
-        let mut bytes = self.signed.payload.len() + SIGNATURE_BYTES;
+        let mut bodies = 0;
         for change in &head.changes {
-            bytes += change.check()?;
+            bodies += change.check()?;
             if !documents.insert(&change.document) {
                 return malformed(format!("it changes {} twice", change.document));
             }
         }
+        let bytes = self.signed.payload.len() + SIGNATURE_BYTES + bodies;
         if bytes > MAX_CHANGESET {
             return malformed(format!("it has {bytes} bytes; the limit is {MAX_CHANGESET}"));
         }
@@ -124,7 +127,7 @@ impl Packed {
         let Head { trust_domain, role_set, issued_at, message, confirm_by, nonce, changes, signers } = head;
         let changes = with_bodies(changes, &self.bodies, whole)?;
         let changeset = Changeset { trust_domain, role_set, issued_at, message, confirm_by, nonce, changes };
-        Ok(Read { changeset, signers, whole })
+        Ok(Read { changeset, signers, whole, bodies })
     }
 }
 

@@ -114,7 +114,7 @@ fn named(known: &dyn Known, set: &RoleSet, change: &changeset::Change, key: &Pub
 
 /// Form and signatures.
 fn verify(trust_domain: &TrustDomain, packed: &Packed, seen: Millis) -> Result<Entry, Refused> {
-    let Read { changeset, signers: named, whole } = packed.read().map_err(unread)?;
+    let Read { changeset, signers: named, whole, bodies } = packed.read().map_err(unread)?;
     let mut signers = packed.signed.verify(changeset::KIND).map_err(spoilt)?;
     signers.sort_unstable();
     if signers != named {
@@ -122,7 +122,7 @@ fn verify(trust_domain: &TrustDomain, packed: &Packed, seen: Millis) -> Result<E
     }
     of_this_mesh(&changeset.trust_domain, trust_domain)?;
     let bytes = changeset::encode(packed).into();
-    Ok(Entry { id: ChangesetId(packed.id()), bytes, changeset: Arc::new(changeset), signers, whole, seen })
+    Ok(Entry { id: ChangesetId(packed.id()), bytes, changeset: Arc::new(changeset), signers, whole, bodies, seen })
 }
 
 fn unread(error: Unread) -> Refused {

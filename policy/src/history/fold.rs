@@ -327,6 +327,7 @@ impl<'k> Folder<'k> {
         if let Some(last) = self.chain.counting.last() {
             state.role_set = last.clone();
         }
+        state.role_set_bytes = self.kept.bytes_of(&self.chain.all());
         let mut digested: Vec<(&DocumentId, Vec<ChangesetId>, Vec<ChangesetId>)> = Vec::new();
         for (id, live) in &documents {
             let ids = |values: &[LiveValue]| values.iter().map(|value| value.changeset).collect();

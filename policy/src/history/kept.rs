@@ -27,8 +27,17 @@ pub struct Entry {
     pub signers: Vec<PublicKey>,
     /// False if its bodies are not here: see [`crate::changeset::Packed::stub`].
     pub whole: bool,
+    /// Bytes of its bodies, here or not.
+    pub bodies: usize,
     /// When this node first had it.
     pub seen: Millis,
+}
+
+impl Entry {
+    /// Bytes of its bodies that are here.
+    fn held(&self) -> usize {
+        if self.whole { self.bodies } else { 0 }
+    }
 }
 
 /// All of it.
@@ -38,6 +47,8 @@ pub(super) struct Kept {
     approvals: BTreeMap<ChangesetId, Vote>,
     /// Of changesets and approvals.
     ids: BTreeSet<ChangesetId>,
+    /// Bytes of the bodies that are here.
+    pub(super) bodies: usize,
     /// Who changed a document, in any order.
     pub(super) by_document: BTreeMap<DocumentId, Vec<ChangesetId>>,
     /// Confirmation by what it confirms.
@@ -77,6 +88,7 @@ impl Kept {
             }
         }
         self.ids.insert(entry.id);
+        self.bodies += entry.held();
         self.entries.insert(entry.id, Item { entry, values });
     }
 
@@ -95,6 +107,7 @@ impl Kept {
     /// Puts another copy in the place of one: with bodies for a stub, or the reverse.
     pub(super) fn swap(&mut self, mut entry: Entry) {
         if let Some(item) = self.entries.get_mut(&entry.id) {
+            self.bodies = self.bodies + entry.held() - item.entry.held();
             (entry.signers, entry.seen) = (std::mem::take(&mut item.entry.signers), item.entry.seen);
             item.values.iter_mut().for_each(|value| value.document = OnceLock::new());
             item.entry = entry;
@@ -109,6 +122,12 @@ impl Kept {
     pub(super) fn bytes(&self, id: &ChangesetId) -> Option<&Arc<[u8]>> {
         let changeset = self.entries.get(id).map(|item| &item.entry.bytes);
         changeset.or_else(|| self.approvals.get(id).map(|vote| &vote.bytes))
+    }
+
+    /// Of changesets and what approves them.
+    pub(super) fn bytes_of(&self, ids: &[ChangesetId]) -> usize {
+        let with_approvals = ids.iter().flat_map(|id| std::iter::once(id).chain(self.approvals(id)));
+        with_approvals.filter_map(|id| self.bytes(id)).map(|bytes| bytes.len()).sum()
     }
 
     pub(super) fn approval(&self, id: &ChangesetId) -> Option<&Vote> {

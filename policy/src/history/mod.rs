@@ -36,7 +36,7 @@ pub use past::{Moment, Trial, Version};
 pub use proposal::{Missing, Proposal};
 pub use push::PUSH_CLOCK;
 pub use refused::{Code, Refused};
-pub use retain::RETENTION;
+pub use retain::{REPLACED_BYTES, RETENTION, WHEN_BODIES_GO};
 pub use state::{Absent, Claim, Conflict, Live, LiveValue, Roles, State};
 
 use crate::{
@@ -226,6 +226,11 @@ impl History {
     /// A kept changeset or approval as it came, or the changeset's stub.
     pub fn bytes(&self, id: &ChangesetId) -> Option<&Arc<[u8]>> {
         self.kept.bytes(id)
+    }
+
+    /// Bytes of the bodies that are here.
+    pub fn body_bytes(&self) -> usize {
+        self.kept.bodies
     }
 
     /// The approvals of a changeset.

@@ -1,16 +1,23 @@
 //! Which bodies may go. Ids, signatures and what replaced what stay for ever; a body goes when it was replaced long ago, or never
-//! came to count. The fold needs none of these; where a later RoleSet makes one live again, it is fetched from whoever has it.
+//! came to count, and sooner where its key left many such. The fold needs none of these; where a later RoleSet makes one live again,
+//! it is fetched from whoever has it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
 
-use certs::codec::Millis;
+use certs::{codec::Millis, sign::PublicKey};
 
-use super::{Entry, History, fold::Folder};
+use super::{Entry, History, State, fold::Folder};
 use crate::changeset::{self, ChangesetId};
 
 /// How long a body stays after it was replaced.
 pub const RETENTION: Millis = 90 * 24 * 3_600_000;
+/// Bytes of replaced bodies of one signing key that stay at most; beyond, the oldest go before [`RETENTION`].
+pub const REPLACED_BYTES: usize = 32 << 20;
+/// Said where somebody asks for a body that is here no more.
+pub const WHEN_BODIES_GO: &str =
+    "bodies go 90 days after they were replaced, and sooner where more than 32 MiB of its key were replaced since";
 /// How much sooner another node's stub is believed to be due: clocks differ.
 const TOLERANCE: Millis = 24 * 3_600_000;
 
@@ -19,13 +26,12 @@ impl History {
     pub fn forgettable(&self, now: Millis) -> Vec<ChangesetId> {
         // By the node's own clock too: an author may date what it replaces with as it likes.
         let replaced = |entry: &Entry| entry.changeset.issued_at.max(entry.seen).saturating_add(RETENTION) <= now;
-        let due = self.due(now, replaced);
-        self.kept
-            .entries
-            .values()
-            .map(|item| &item.entry)
-            .filter(|entry| entry.whole && due(entry))
-            .map(|e| e.id)
+        let due = self.due(now, replaced, RETENTION);
+        let beyond = self.beyond(now, REPLACED_BYTES);
+        let entries = self.kept.entries.values().map(|item| &item.entry);
+        entries
+            .filter(|entry| entry.whole && (due(entry) || beyond.contains(&entry.id)))
+            .map(|entry| entry.id)
             .collect()
     }
 
@@ -36,8 +42,55 @@ impl History {
             return Vec::new();
         }
         let replaced = |entry: &Entry| entry.changeset.issued_at.saturating_add(RETENTION) <= now + TOLERANCE;
-        let due = self.due(now + TOLERANCE, replaced);
-        stubs.filter(|entry| !due(entry)).map(|entry| entry.id).collect()
+        let due = self.due(now + TOLERANCE, replaced, RETENTION);
+        let beyond = self.beyond(now + TOLERANCE, REPLACED_BYTES);
+        stubs.filter(|entry| !due(entry) && !beyond.contains(&entry.id)).map(|entry| entry.id).collect()
+    }
+
+    /// The changesets that no longer matter to the fold and are over the limit of each of their keys, by what their heads say: so a node
+    /// without the bodies comes to the same. What several signed goes when the last of them has left that much since.
+    pub(super) fn beyond(&self, now: Millis, limit: usize) -> BTreeSet<ChangesetId> {
+        let entries = || self.kept.entries.values().map(|item| &item.entry);
+        if entries().map(|entry| entry.bodies).sum::<usize>() <= limit {
+            return BTreeSet::new();
+        }
+        let over = self.due(now, |_| true, 0);
+        let mut past: Vec<&Entry> = entries().filter(|entry| over(entry)).collect();
+        past.sort_by_key(|entry| Reverse((entry.changeset.issued_at, entry.id)));
+        let mut left: HashMap<PublicKey, usize> = HashMap::new();
+        let is_beyond = |entry: &&Entry| {
+            let sums = entry.signers.iter().map(|key| {
+                let sum = left.entry(*key).or_default();
+                *sum += entry.bodies;
+                *sum
+            });
+            sums.min().is_some_and(|least| least > limit)
+        };
+        past.into_iter().filter(is_beyond).map(|entry| entry.id).collect()
+    }
+
+    /// A changeset or approval for whoever replaces the RoleSet: without the bodies where heads say enough. Those of what has `ended`
+    /// stay beside it, for their end decides what is live, and those that stubs never lack.
+    pub fn for_successor(&self, id: &ChangesetId, ended: &BTreeSet<ChangesetId>) -> Option<Vec<u8>> {
+        let bytes = self.bytes(id)?;
+        let Some(entry) = self.get(id).filter(|entry| entry.whole && !ended.contains(id)) else {
+            return Some(bytes.to_vec());
+        };
+        if entry.changeset.changes.iter().any(|change| change.document.kind.is_mesh_wide()) {
+            return Some(bytes.to_vec());
+        }
+        Some(changeset::encode(&changeset::decode(bytes).ok()?.stub()))
+    }
+
+    /// The values that yield because they have ended, with those between them and what is live instead.
+    pub fn ended(&self, state: &State) -> BTreeSet<ChangesetId> {
+        let mut ended = BTreeSet::new();
+        for (document, live) in state.documents.iter().filter(|(_, live)| !live.yielded.is_empty()) {
+            let below = self.kept.ancestors(document, live.values.iter().map(|value| &value.changeset));
+            let above = self.kept.ancestors(document, live.yielded.iter());
+            ended.extend(above.difference(&below).chain(&live.yielded).copied());
+        }
+        ended
     }
 
     /// Lets the bodies of a changeset go; gives the stub that is to be stored instead.
@@ -61,8 +114,8 @@ impl History {
     }
 
     /// Whether a changeset's bodies are due to go: every document that it sets was replaced long ago by something readable that does not expire and counts
-    /// for ever, or it is a proposal or a trial that came to nothing. What concerns the whole mesh stays.
-    fn due<'h>(&'h self, now: Millis, long_ago: impl Fn(&Entry) -> bool) -> impl Fn(&Entry) -> bool + 'h {
+    /// for ever, or it is a proposal that came to nothing, or a trial, `rest` after its end. What concerns the whole mesh stays.
+    fn due<'h>(&'h self, now: Millis, long_ago: impl Fn(&Entry) -> bool, rest: Millis) -> impl Fn(&Entry) -> bool + 'h {
         let folder = Folder::new(&self.kept, &self.chain, now);
         let mut replaced: BTreeMap<_, BTreeSet<ChangesetId>> = BTreeMap::new();
         for (document, changes) in self.kept.by_document.iter().filter(|(id, _)| !id.kind.is_mesh_wide()) {
@@ -80,7 +133,7 @@ impl History {
                 return false;
             }
             let abandoned = self.proposed.contains(&entry.id) && !self.complete(entry) && self.closed(entry, now);
-            let trial_ended = entry.changeset.confirm_by.is_some_and(|until| until.saturating_add(RETENTION) <= now);
+            let trial_ended = entry.changeset.confirm_by.is_some_and(|until| until.saturating_add(rest) <= now);
             let failed = abandoned || trial_ended && !folder.counts_for_ever(&entry.id);
             failed || sets.all(|change| replaced.get(&change.document).is_some_and(|old| old.contains(&entry.id)))
         }

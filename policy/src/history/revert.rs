@@ -8,6 +8,7 @@ use super::{
     Code, Entry, History, Refused,
     fold::{ends_for_good, says_the_same},
     push::{check_authority, has_ended},
+    retain::WHEN_BODIES_GO,
 };
 use crate::{
     changeset::{Change, ChangesetId},
@@ -67,8 +68,10 @@ impl History {
             let Some(id) = open.pop() else { return Ok(None) };
             let Some((_, value, _)) = self.kept.value(&id, document) else { continue };
             if value.is_gone() {
-                let message = format!("what {document} was before is here no more: {id} was replaced over 90 days ago");
-                return Err(Refused::because(Code::NotFound, message, "push the document that should hold"));
+                let message =
+                    format!("what {document} was before is here no more: the body that {id} gave it has gone");
+                let hint = format!("push the document that should hold; {WHEN_BODIES_GO}");
+                return Err(Refused::because(Code::NotFound, message, hint));
             }
             if ends_for_good(document) || !(has_ended(value, now) || ended.contains(&id)) {
                 return Ok(value.content.clone());

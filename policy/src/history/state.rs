@@ -37,6 +37,8 @@ pub struct State {
     pub conflicts: Vec<Conflict>,
     /// When the fold changes by itself.
     pub changes_at: Option<Millis>,
+    /// Bytes of all RoleSets with their approvals: whoever joins is shown them.
+    pub role_set_bytes: usize,
     pub(super) grants: HashMap<NodeId, Arc<NodeGrant>>,
     pub(super) revocations: Revocations,
 }
@@ -176,6 +178,7 @@ impl State {
             digest: Digest([0; 32]),
             conflicts: Vec::new(),
             changes_at: None,
+            role_set_bytes: 0,
             grants: HashMap::new(),
             revocations: Revocations::default(),
         }

@@ -25,7 +25,7 @@ pub use concerns::{CertificatesOf, Concerns, EjectedBy, ProblemAt};
 pub use connections::NodeConnections;
 pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
-pub use history::{Audit, HeardHead, Missing, Proposal};
+pub use history::{Audit, HeardHead, Missing, Proposal, Signed};
 pub use listeners::{OpenGateway, Plaintext};
 pub use mesh::{Key, KnownNode, Mesh};
 pub use out::Out;

@@ -1,7 +1,10 @@
 //! What makes this node an enroller: a request for its CA, and the certificate that the root's holder made of it. Neither needs a
 //! secret: the request is public, and the certificate proves itself.
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::{Query, State},
+};
 use certs::{ca::request_to_pem, root::bundle_from_pem};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,6 +17,15 @@ pub(super) struct Certificate {
     /// PEM.
     certificate: String,
 }
+
+/// Where a page of `GET /v1/policy/history` begins.
+#[derive(Debug, Deserialize)]
+pub(super) struct Page {
+    from: Option<usize>,
+}
+
+/// Bytes of what was signed that one page holds, unless one changeset alone has more.
+const PAGE_BYTES: usize = 2 << 20;
 
 impl Admin {
     /// `POST /v1/ca/request`: the first one makes the key, hence no GET.
@@ -41,15 +53,18 @@ impl Admin {
         Ok(Json(json!({"node": admin.agent.node(), "enroller_ca_expires": rfc3339(ends)})))
     }
 
-    /// `GET /v1/policy/history`: all that operators ever signed, for whoever replaces the RoleSet.
-    pub(super) async fn everything(State(admin): State<Self>) -> Result<Json<api::Proof>, Error> {
+    /// `GET /v1/policy/history?from=N`: what operators ever signed, page by page, for whoever replaces the RoleSet.
+    pub(super) async fn signed(
+        State(admin): State<Self>,
+        Query(Page { from }): Query<Page>,
+    ) -> Result<Json<api::Signed>, Error> {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
-        let all = admin.agent.everything(HISTORY_BYTES).await.ok_or_else(|| {
-            Error::new("too_large", format!("the history is longer than {} MiB", HISTORY_BYTES >> 20))
+        // Who does not know of pages would take the first one for all.
+        let from = from.ok_or_else(|| {
+            Error::new("bad_request", "`from` is missing: the history is given page by page")
+                .hint("use the version of skein that the node runs")
         })?;
-        Ok(Json(api::Proof { changesets: all.iter().map(|bytes| STANDARD.encode(bytes)).collect() }))
+        let (page, next) = admin.agent.signed(from, PAGE_BYTES).await?;
+        Ok(Json(api::Signed { changesets: page.iter().map(|bytes| STANDARD.encode(bytes)).collect(), next }))
     }
 }
-
-/// Bytes of history that one answer holds.
-const HISTORY_BYTES: usize = 128 << 20;

@@ -3,6 +3,7 @@
 use axum::{
     Json,
     extract::{Path, State},
+    response::Response,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use policy::{
@@ -12,7 +13,7 @@ use policy::{
 };
 use serde_json::Value;
 
-use super::{Admin, api, error::Error, past, rfc3339};
+use super::{Admin, answers::encoded, api, error::Error, past, rfc3339};
 
 impl Admin {
     /// The documents in effect, or those of one kind.
@@ -38,11 +39,15 @@ impl Admin {
     }
 
     /// `GET /v1/policy/export`: every document in effect that a user may push.
-    pub(super) fn export(&self) -> Result<Vec<api::Content>, Error> {
+    pub(super) async fn export(&self) -> Result<Response, Error> {
         let state = self.agent.state();
-        let documents = state.documents.iter().filter(|(id, _)| !id.kind.is_mesh_wide() || id.kind == Kind::MeshConfig);
-        let contents = documents.filter_map(|(id, live)| Some(content(id, live, live.effective.as_ref()?)));
-        contents.collect()
+        let written = move || {
+            let documents = state.documents.iter();
+            let documents = documents.filter(|(id, _)| !id.kind.is_mesh_wide() || id.kind == Kind::MeshConfig);
+            let contents = documents.filter_map(|(id, live)| Some(content(id, live, live.effective.as_ref()?)));
+            encoded(&contents.collect::<Result<Vec<_>, _>>()?)
+        };
+        self.aside(written).await?
     }
 
     /// `GET /v1/policy/changesets/{id}`.

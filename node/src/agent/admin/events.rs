@@ -34,6 +34,8 @@ pub(crate) struct Told {
     pub(crate) heard: usize,
     /// Who lives and did not answer, or was not asked.
     pub(crate) unheard: Unheard,
+    /// What is older was not asked for.
+    since: Millis,
 }
 
 impl Admin {
@@ -46,14 +48,20 @@ impl Admin {
     /// What the nodes that answer noted or keep of others, oldest first; and who did not answer. Asked for again within a moment, the
     /// same answer.
     pub(crate) async fn all_events(&self) -> Arc<Told> {
-        self.timeline.get(async { Arc::new(self.ask_events(0).await) }).await
+        self.events_since(0).await
+    }
+
+    /// The same of those since then. All nodes are asked twice a moment at most, whatever is asked here: the second time for everything.
+    async fn events_since(&self, since: Millis) -> Arc<Told> {
+        let ask = async |again: bool| Arc::new(self.ask_events(if again { 0 } else { since }).await);
+        self.timeline.get_fitting(|told| told.since <= since, ask).await
     }
 
     async fn ask_events(&self, since: Millis) -> Told {
         let alive = self.agent.view().members().values().filter(|member| member.state == MemberState::Alive).count();
         let (merged, unheard) = self.agent.timeline(since).await;
         let heard = alive.saturating_sub(unheard.silent.len() + unheard.unasked).max(1);
-        Told { events: rows(merged), heard, unheard }
+        Told { events: rows(merged), heard, unheard, since }
     }
 
     /// What is asked for.
@@ -62,16 +70,11 @@ impl Admin {
     /// `bad_request` for what is no time.
     pub(super) async fn timeline(&self, filter: &Filter) -> Result<(Vec<api::Event>, Unheard), Error> {
         let since = filter.since.as_deref().map(time).transpose()?.unwrap_or(0);
-        let (mut events, unheard) = match (filter.here, since) {
-            (true, _) => (self.events(), Unheard::default()),
-            (false, 0) => {
-                let told = self.all_events().await;
-                (told.events.clone(), told.unheard.clone())
-            }
-            (false, since) => {
-                let told = self.ask_events(since).await;
-                (told.events, told.unheard)
-            }
+        let (mut events, unheard) = if filter.here {
+            (self.events(), Unheard::default())
+        } else {
+            let told = self.events_since(since).await;
+            (told.events.clone(), told.unheard.clone())
         };
         let since = rfc3339(since);
         // Of one form, so that they compare as text.

@@ -51,7 +51,7 @@ pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> R
 }
 
 /// Between two pieces whatever else waits gets its turn: a reader that is always ready must not hold the runtime.
-fn sent(pieces: impl Iterator<Item = io::Result<Bytes>> + Send + 'static) -> Body {
+pub(super) fn sent(pieces: impl Iterator<Item = io::Result<Bytes>> + Send + 'static) -> Body {
     let in_turn = stream::iter(pieces).then(|piece| async {
         tokio::task::yield_now().await;
         piece

@@ -10,6 +10,7 @@ pub mod greeting;
 
 mod act;
 mod action;
+mod answers;
 mod authority;
 mod captures;
 mod concerns;
@@ -58,6 +59,7 @@ use self::{error::Error, fresh::Fresh};
 use super::Agent;
 use crate::{
     config::Cidr,
+    mesh::crowd::Crowd,
     snapshot::Circuits,
     tasks::Tasks,
     telemetry::{Kind, Sample, Telemetry},
@@ -65,8 +67,10 @@ use crate::{
 
 /// Pages that take long to reckon, at a time.
 const HEAVY: usize = 2;
-/// Watches of one node at the same time.
+/// Watches at the same time through doors of one kind.
 const WATCHES: usize = 64;
+/// Taps of operators at the same time, all and of one key: fewer than a node has, so that its socket has some left.
+const TAPS: (usize, usize) = (6, 3);
 
 /// The admin interface of one node. Cheap to clone.
 #[derive(Clone)]
@@ -75,14 +79,41 @@ pub struct Admin {
     telemetry: Telemetry,
     tasks: Tasks,
     circuits: Arc<Circuits>,
-    watches: Arc<Semaphore>,
+    /// Those of the door that is served.
+    places: Places,
+    doors: Arc<Doors>,
     scrapes: Arc<Semaphore>,
-    heavy: Arc<Semaphore>,
+    /// Operators that tap.
+    tappers: Arc<Crowd<PublicKey>>,
     traffic: Arc<Fresh<Arc<api::Traffic>>>,
     targets: Arc<Fresh<BTreeMap<NodeId, SocketAddr>>>,
     timeline: Arc<Fresh<Arc<Told>>>,
     matrix: Arc<Fresh<Vec<api::Member>>>,
     concerns: Arc<Fresh<Arc<api::Concerns>>>,
+}
+
+/// What may be under way at a time for those who come through doors of one kind: none can keep others from theirs.
+#[derive(Debug, Clone)]
+struct Places {
+    watches: Arc<Semaphore>,
+    heavy: Arc<Semaphore>,
+    /// KiB of long answers.
+    answers: Arc<Semaphore>,
+}
+
+/// The places of each kind.
+#[derive(Debug)]
+struct Doors {
+    socket: Places,
+    loopback: Places,
+    operators: Places,
+}
+
+impl Places {
+    fn new() -> Self {
+        let [watches, heavy, answers] = [WATCHES, HEAVY, answers::ROOM].map(|places| Arc::new(Semaphore::new(places)));
+        Self { watches, heavy, answers }
+    }
 }
 
 /// Where a question comes in.
@@ -118,17 +149,21 @@ impl Admin {
         let help =
             "Messages for membership that a slow peer's full queue did not take, by urgency; repair makes up for them";
         by_lane("skein_gossip_dropped_total", help, Agent::gossip_dropped);
-        let [watches, scrapes, heavy] =
-            [WATCHES, metrics::AT_ONCE, HEAVY].map(|places| Arc::new(Semaphore::new(places)));
+        let scrapes = Arc::new(Semaphore::new(metrics::AT_ONCE));
+        let tappers = Crowd::new(TAPS.0, TAPS.1);
+        let [socket, loopback, operators] = std::array::from_fn(|_| Places::new());
+        let places = socket.clone();
+        let doors = Arc::new(Doors { socket, loopback, operators });
         let (traffic, targets, timeline, matrix, concerns) = Default::default();
         let admin = Self {
             agent,
             telemetry,
             tasks,
             circuits,
-            watches,
+            places,
+            doors,
             scrapes,
-            heavy,
+            tappers,
             traffic,
             targets,
             timeline,
@@ -150,8 +185,18 @@ impl Admin {
     /// The node stops.
     pub(crate) async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
         let stops = || Error::new("failed", "the node stops");
-        let _turn = self.heavy.acquire().await.map_err(|_| stops())?;
+        let _turn = self.places.heavy.acquire().await.map_err(|_| stops())?;
         self.tasks.blocking(work).await.map_err(|_| stops())
+    }
+
+    /// The interface as a door has it.
+    fn at(&self, door: &Door) -> Self {
+        let places = match door {
+            Door::Socket => &self.doors.socket,
+            Door::Loopback(_) | Door::Metrics => &self.doors.loopback,
+            Door::Operator(_) | Door::Candidate(_) => &self.doors.operators,
+        };
+        Self { places: places.clone(), ..self.clone() }
     }
 
     /// This node.

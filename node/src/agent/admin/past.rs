@@ -3,16 +3,17 @@
 use axum::{
     Json,
     extract::{Path, Query, State},
+    response::Response,
 };
 use certs::codec::Millis;
 use policy::{
     DocumentId, Kind,
     changeset::ChangesetId,
-    history::{Absent, Conflict, History, LiveValue, LogEntry, Moment, Trial, Version},
+    history::{Absent, Conflict, History, LiveValue, LogEntry, Moment, Trial, Version, WHEN_BODIES_GO},
 };
 use serde::Deserialize;
 
-use super::{Admin, api, documents, error::Error, rfc3339};
+use super::{Admin, answers::encoded, api, documents, error::Error, rfc3339};
 
 /// `GET /v1/policy/{kind}/{namespace}/{name}`: the document in effect, or as it was.
 #[derive(Debug, Default, Deserialize)]
@@ -58,7 +59,7 @@ impl Admin {
         let content = |(content, version): (std::sync::Arc<str>, Version)| {
             if content.is_empty() {
                 let message = format!("the body that {} gave to {id} is no longer kept", version.changeset);
-                return Err(Error::new("not_found", message).hint("bodies go 90 days after they were replaced"));
+                return Err(Error::new("not_found", message).hint(WHEN_BODIES_GO));
             }
             Ok(api::Content {
                 summary: summary(&id, &version),
@@ -72,19 +73,33 @@ impl Admin {
 
     /// What was pushed, newest first.
     pub(crate) async fn log(&self, filter: &LogFilter) -> Result<Vec<api::LogEntry>, Error> {
+        let (agent, look) = (self.agent.clone(), self.looking_back(filter)?);
+        self.aside(move || agent.history_aside(look)).await
+    }
+
+    /// `GET /v1/policy/log`.
+    pub(super) async fn written_log(&self, filter: &LogFilter) -> Result<Response, Error> {
+        let (agent, look) = (self.agent.clone(), self.looking_back(filter)?);
+        self.aside(move || encoded(&agent.history_aside(look))).await?
+    }
+
+    fn looking_back(
+        &self,
+        filter: &LogFilter,
+    ) -> Result<impl FnOnce(&History) -> Vec<api::LogEntry> + Send + use<>, Error> {
         let since = filter.since.as_deref().map(time).transpose()?;
         let document = filter.document.as_deref().map(document).transpose()?;
-        let wanted = |entry: &LogEntry| {
+        let (author, limit) = (filter.author.clone(), filter.limit.unwrap_or(usize::MAX));
+        let wanted = move |entry: &LogEntry| {
             since.is_none_or(|since| entry.time >= since)
-                && filter.author.as_ref().is_none_or(|author| entry.authors.contains(author))
+                && author.as_ref().is_none_or(|author| entry.authors.contains(author))
                 && document.as_ref().is_none_or(|wanted| entry.documents.iter().any(|(id, _)| id == wanted))
         };
         let now = self.agent.now();
-        let look = |history: &History| {
-            let log = history.log().into_iter().filter(wanted).take(filter.limit.unwrap_or(usize::MAX));
+        Ok(move |history: &History| {
+            let log = history.log().into_iter().filter(wanted).take(limit);
             log.map(|one| entry(history, one, now)).collect()
-        };
-        Ok(self.agent.history(look).await)
+        })
     }
 
     /// `GET /v1/policy/conflicts`: what an operator should settle.

@@ -16,16 +16,21 @@ use policy::{Kind, document::ROOT_NAMESPACE, kinds::Verb};
 use serde::Deserialize;
 
 use super::{
-    Admin, Door, api,
+    Admin, Door, answers, api,
     error::{Body, Error},
     events, guard,
     look::Look,
     metrics,
+    past::LogFilter,
+    serve::EACH,
 };
 use crate::telemetry::Wanted;
 
 /// The largest request body, bytes: a changeset and its envelope, or a plan of its documents.
-const BODY_LIMIT: usize = 6 << 20;
+pub(super) const BODY_LIMIT: usize = 6 << 20;
+
+/// Entries of a log that is watched.
+const WATCHED: usize = 1_000;
 
 /// Whether the answer goes on at every change.
 #[derive(Debug, Default, Deserialize)]
@@ -67,6 +72,7 @@ impl IntoResponse for Error {
 impl Admin {
     /// What a door offers.
     pub(super) fn router(&self, door: &Door) -> Router {
+        let admin = self.at(door);
         let router = match door {
             Door::Metrics => health(),
             Door::Loopback(_) => health().merge(looking()).layer(middleware::from_fn(guarded)),
@@ -75,9 +81,9 @@ impl Admin {
             }
             Door::Candidate(_) => signing(),
             Door::Operator(key) => {
-                let acting = acting().layer(middleware::from_fn_with_state((self.clone(), *key), may_act));
+                let acting = acting().layer(middleware::from_fn_with_state((admin.clone(), *key), may_act));
                 let all = health().merge(looking()).merge(tapping(Some(*key))).merge(pushing()).merge(acting);
-                all.layer(middleware::from_fn_with_state((self.clone(), *key), may_look))
+                all.layer(middleware::from_fn_with_state((admin.clone(), *key), may_look))
             }
         };
         router
@@ -86,13 +92,24 @@ impl Admin {
                 let error = Error::new("forbidden", "this cannot be done here").hint("use the local socket or --node");
                 (StatusCode::METHOD_NOT_ALLOWED, error.into_response())
             })
+            .layer(middleware::from_fn_with_state(admin.places.answers.clone(), answers::in_pieces))
+            .layer(middleware::from_fn(answers::prompt))
             .layer(DefaultBodyLimit::max(BODY_LIMIT))
-            .with_state(self.clone())
+            .with_state(admin)
+    }
+
+    /// What an operator is offered who has too many connections open.
+    pub(super) fn crowded(&self) -> Router {
+        Router::new().fallback(|| async {
+            let message = format!("{EACH} connections of this key are open at this node, or very many of others");
+            Error::new("too_many_requests", message)
+                .hint("end other commands of yours that are under way, or ask another node with --node")
+        })
     }
 
     /// Pages for browsers, under the guard of the loopback port.
     pub(super) fn pages(&self, pages: Router<Admin>) -> Router {
-        pages.layer(middleware::from_fn(guarded)).with_state(self.clone())
+        pages.layer(middleware::from_fn(guarded)).with_state(self.at(&Door::Loopback([].into())))
     }
 }
 
@@ -132,9 +149,8 @@ fn looking() -> Router<Admin> {
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
         .route("/v1/ca/settled", get(Admin::settled))
         .route("/v1/policy", get(|admin, watch, Query(OfKind { kind })| answer(admin, watch, Look::Documents(kind))))
-        .route("/v1/policy/log", get(|admin, watch, Query(filter)| answer(admin, watch, Look::Log(filter))))
-        .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().map(Json) }))
-        .route("/v1/policy/history", get(Admin::everything))
+        .route("/v1/policy/log", get(log))
+        .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().await }))
         .route("/v1/policy/conflicts", get(Admin::conflicts))
         .route("/v1/policy/proposals", get(Admin::proposals))
         .route("/v1/policy/audit", get(Admin::audit))
@@ -160,6 +176,7 @@ fn pushing() -> Router<Admin> {
         .route("/v1/policy/plan", post(Admin::plan))
         .route("/v1/policy/preview", post(Admin::preview))
         .route("/v1/policy/changesets/{id}/receipts", get(Admin::receipts))
+        .route("/v1/policy/history", get(Admin::signed))
 }
 
 /// What one needs to sign a RoleSet that brings its key in: the changeset, proven, and a place to put the signature.
@@ -198,6 +215,19 @@ async fn answer(State(admin): State<Admin>, Query(Watch { watch }): Query<Watch>
         Ok(value) => Json(value).into_response(),
         Err(error) => error.into_response(),
     }
+}
+
+/// A log that is watched is kept for as long, so only its latest entries are.
+async fn log(
+    State(admin): State<Admin>,
+    Query(Watch { watch }): Query<Watch>,
+    Query(mut filter): Query<LogFilter>,
+) -> Response {
+    if watch {
+        filter.limit = Some(filter.limit.unwrap_or(WATCHED).min(WATCHED));
+        return admin.watch(Look::Log(filter)).await.unwrap_or_else(IntoResponse::into_response);
+    }
+    admin.written_log(&filter).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn guarded(request: Request, next: Next) -> Response {

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use certs::tls::EXPORTER_ADMIN;
+use certs::{sign::PublicKey, tls::EXPORTER_ADMIN};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -23,8 +23,10 @@ use crate::{
 
 /// Mode of the local socket: its user and the group `skein`.
 pub const SOCKET_MODE: u32 = 0o660;
-/// Connections of one door at the same time; further ones wait.
+/// Connections of one door at the same time; further ones wait, those of operators are refused.
 const CONNECTIONS: usize = 256;
+/// Connections of one operator's key at the same time.
+pub(super) const EACH: usize = 16;
 /// How long a request's head may take.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How long who asked at a port may take nothing of the answer.
@@ -88,7 +90,7 @@ impl Admin {
 
     /// Serves operators over `skein-admin/1` until the node stops.
     pub async fn serve_operators(self, network: PeerNetwork) {
-        let (slots, greetings) = (Arc::new(Semaphore::new(CONNECTIONS)), Crowd::new(GREETINGS.0, GREETINGS.1));
+        let (inside, greetings) = (Crowd::new(CONNECTIONS, EACH), Crowd::new(GREETINGS.0, GREETINGS.1));
         loop {
             let accepted = tokio::select! {
                 () = self.tasks.stopping() => return,
@@ -97,18 +99,23 @@ impl Admin {
             let Some(stream) = accepted else { return };
             // Whoever has not proved a key must not keep those out who can.
             let Some(place) = greetings.enter(stream.remote().ip()) else { continue };
-            let (admin, slots) = (self.clone(), slots.clone());
+            let (admin, inside) = (self.clone(), inside.clone());
             self.tasks.detach("admin-operator", async move {
                 let remote = stream.remote();
                 let greeted = tokio::time::timeout(GREETING_LIMIT, admin.greet(stream)).await;
-                drop(place);
                 match greeted {
-                    Ok(Ok(Some((stream, door)))) => {
-                        let Ok(slot) = slots.acquire_owned().await else { return };
-                        tracing::info!(%remote, ?door, "an operator came in");
-                        admin.receive(stream, &door).await;
-                        drop(slot);
-                    }
+                    Ok(Ok(Some((stream, key, door)))) => match inside.enter_as(key) {
+                        Some(_inside) => {
+                            drop(place);
+                            tracing::info!(%remote, ?door, "an operator came in");
+                            admin.receive(stream, &door).await;
+                        }
+                        None => {
+                            tracing::warn!(%remote, ?door, "an operator has too many connections open");
+                            let told = admin.converse(stream, admin.crowded());
+                            let _ = tokio::time::timeout(GREETING_LIMIT, told).await;
+                        }
+                    },
                     Ok(Ok(None)) => tracing::warn!(%remote, "someone without a role asked to administer this node"),
                     Ok(Err(error)) => tracing::debug!(%remote, "an operator's connection broke: {error}"),
                     Err(_) => tracing::debug!(%remote, "an operator did not prove its key in time"),
@@ -118,7 +125,7 @@ impl Admin {
     }
 
     /// Lets an operator in whose key has a role that may look, or whose signature a RoleSet waits for.
-    async fn greet(&self, mut stream: Conversed) -> io::Result<Option<(Conversed, Door)>> {
+    async fn greet(&self, mut stream: Conversed) -> io::Result<Option<(Conversed, PublicKey, Door)>> {
         let exporter = stream.exporter(EXPORTER_ADMIN)?;
         let Some(key) = greeting::read(&mut stream, &exporter).await? else { return Ok(None) };
         let door = if self.agent.state().has_verb(&key, Verb::View) {
@@ -131,12 +138,12 @@ impl Admin {
             Door::Candidate(key)
         };
         greeting::welcome(&mut stream).await?;
-        Ok(Some((stream, door)))
+        Ok(Some((stream, key, door)))
     }
 
     /// Serves an operator for as long as its key lets it.
     async fn receive(&self, stream: Conversed, door: &Door) {
-        let conversation = self.converse(stream, self.router(door));
+        let conversation = self.converse(Patient::new(stream, WRITE_LIMIT), self.router(door));
         let Door::Operator(key) = door else {
             // Its signature may be what ends the wait for it: only time ends the conversation.
             let _ = tokio::time::timeout(CANDIDATE_LIMIT, conversation).await;

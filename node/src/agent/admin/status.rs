@@ -1,6 +1,6 @@
 //! How the mesh is, as this node sees it.
 
-use certs::{codec::Millis, id::NodeId, root::ends};
+use certs::{codec::Millis, id::NodeId, join::MAX_MESSAGE, root::ends};
 use membership::{
     gossip::POOL,
     view::{MemberState, View},
@@ -38,6 +38,7 @@ impl Admin {
         let mut problems: Vec<_> = self.agent.troubles().into_iter().map(own).collect();
         problems.extend(missing(state, &view, &awaited));
         problems.extend(crowded(expected.len()));
+        problems.extend(long_chain(state.role_set_bytes));
         problems.extend(state.conflicts.iter().map(|one| conflict(state, one)));
         problems.extend(self.unhealthy());
         problems.extend(self.without_keys(&snapshot));
@@ -203,6 +204,15 @@ fn crowded(expected: usize) -> Option<Problem> {
     (expected * 5 >= POOL * 4).then(|| problem(Health::Degraded, "mesh_nearly_full", message, hint))
 }
 
+/// Whoever joins is shown every RoleSet in one message, and none may ever go.
+fn long_chain(bytes: usize) -> Option<Problem> {
+    const MIB: f64 = (1 << 20) as f64;
+    let (all, most) = (bytes as f64 / MIB, MAX_MESSAGE as f64 / MIB);
+    let message = format!("the RoleSets have {all:.1} MiB; from {most:.0} MiB on nobody can join this mesh");
+    let hint = "have new RoleSets name little: remove operators with `skein operator remove NAME --void documents`, and others push anew what should stay";
+    (bytes * 2 >= MAX_MESSAGE).then(|| problem(Health::Degraded, "role_sets_large", message, hint))
+}
+
 /// A drain lasts until it is taken back or the node restarts, so it must not be forgotten.
 fn drained() -> Problem {
     problem(
@@ -354,6 +364,14 @@ mod tests {
     fn a_mesh_warns_before_it_is_full() {
         assert_eq!(crowded(POOL / 5 * 4 - 1), None);
         assert_eq!(crowded(POOL / 5 * 4).unwrap().code, "mesh_nearly_full");
+    }
+
+    #[test]
+    fn a_mesh_warns_before_nobody_can_join() {
+        assert_eq!(long_chain(MAX_MESSAGE / 2 - 1), None);
+        let problem = long_chain(MAX_MESSAGE / 2).unwrap();
+        assert_eq!((&*problem.code, problem.severity), ("role_sets_large", Health::Degraded));
+        assert!(problem.message.contains("4.0 MiB") && problem.hint.contains("--void"), "{problem:?}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{Admin, error::Error, rfc3339};
+use crate::mesh::crowd::Place;
 use crate::telemetry::{Losses, Namespaces, Redaction, Tapped, Tapping, Wanted};
 
 /// How often it is told how many requests were left out, where no request follows that tells it.
@@ -37,15 +38,33 @@ impl Admin {
             Error::new("role_missing", why).hint("`skein operator list` shows the roles")
         })?;
         let busy = |why: String| Error::new("too_many_requests", why).hint("`skein tap` ends with Ctrl-C");
-        let slot =
-            self.watches.clone().try_acquire_owned().map_err(|_| busy("too many watches are open".to_owned()))?;
+        let slot = self
+            .places
+            .watches
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| busy("too many watches are open".to_owned()))?;
+        let place = operator.map(|key| {
+            self.tappers.enter_as(key).ok_or_else(|| busy("operators have too many taps open at this node".to_owned()))
+        });
+        let place = place.transpose()?;
         let tapping = self.telemetry.taps().open(wanted, namespaces).map_err(busy)?;
         let mut due = tokio::time::interval(LOSSES);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let changes = self.agent.changes();
         let is_limited = tapping.namespaces().is_some();
-        let telling =
-            Telling { admin: self.clone(), operator, tapping, changes, hidden, due, lost: 0, is_limited, _slot: slot };
+        let telling = Telling {
+            admin: self.clone(),
+            operator,
+            tapping,
+            changes,
+            hidden,
+            due,
+            lost: 0,
+            is_limited,
+            _slot: slot,
+            _place: place,
+        };
         let lines = futures_util::stream::unfold(telling, |mut telling| async move {
             let line = telling.next().await?;
             Some((Ok::<_, Infallible>(line), telling))
@@ -88,6 +107,7 @@ struct Telling {
     /// It is still to be said that it tells of some namespaces only.
     is_limited: bool,
     _slot: OwnedSemaphorePermit,
+    _place: Option<Place<PublicKey>>,
 }
 
 impl Telling {

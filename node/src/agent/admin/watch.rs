@@ -42,7 +42,7 @@ impl Admin {
     /// # Errors
     /// `not_found`, or `too_many_requests`.
     pub(super) async fn watch(&self, look: Look) -> Result<Response, Error> {
-        let slot = self.watches.clone().try_acquire_owned().map_err(|_| {
+        let slot = self.places.watches.clone().try_acquire_owned().map_err(|_| {
             Error::new("too_many_requests", "too many watches are open").hint("end one of them, or ask without --watch")
         })?;
         // A question that cannot be answered now is refused as without a watch.

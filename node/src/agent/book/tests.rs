@@ -198,3 +198,28 @@ fn each_refusal_has_a_code_of_its_own_that_every_door_knows() {
         assert_eq!(told(code), word);
     }
 }
+
+#[tokio::test]
+async fn what_was_signed_is_told_in_pages_that_hold_together() {
+    let mesh = Mesh::new();
+    let book = mesh.book("a");
+    let mut last = Vec::new();
+    for at in 0..5 {
+        last = vec![book.push(route(&mesh, NOW + at, last), "push", NOW + at).await.unwrap()];
+    }
+    let (all, next) = book.signed(0, 1 << 20, NOW).await.unwrap();
+    assert_eq!((all.len(), next), (6, None));
+    let mut told = History::new(mesh.trust_domain.clone());
+    let (mut from, mut pages) = (Some(0), Vec::new());
+    while let Some(at) = from {
+        // Not one changeset fits, and still it goes on.
+        let (page, next) = book.signed(at, 10, NOW).await.unwrap();
+        told.insert_all(page.iter().map(Vec::as_slice), NOW).unwrap();
+        pages.extend(page);
+        from = next;
+    }
+    assert_eq!(pages, all);
+    assert!(book.look(|history| history.digest() == told.digest()).await);
+    assert!(!told.get(&last[0]).unwrap().whole, "heads are enough");
+    assert_eq!(told.state(NOW).heads(&DocumentId::new(Kind::VirtualService, "shop", "cart")), last);
+}

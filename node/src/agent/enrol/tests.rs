@@ -416,3 +416,15 @@ async fn nonsense_ends_the_connection() {
     };
     assert_eq!(tokio::join!(served, asked).1, 0);
 }
+
+#[test]
+fn a_chain_that_no_joiner_reads_is_refused_by_name() {
+    let chain = |bytes: usize| Chain {
+        role_sets: vec![vec![1; 1 << 20]; bytes >> 20],
+        grants: vec![vec![1; bytes % (1 << 20)]],
+    };
+    let fits = chain(MAX_MESSAGE - CHAIN_FRAME);
+    assert_eq!(too_large(&fits), None);
+    assert!(Message::Chain(fits).encode().len() <= MAX_MESSAGE);
+    assert_eq!(too_large(&chain(MAX_MESSAGE - CHAIN_FRAME + 1)).unwrap().code, "too_large");
+}

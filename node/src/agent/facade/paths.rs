@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use certs::{codec::Millis, id::NodeId};
 use membership::engine::Lane;
+use policy::history::History;
 
 use super::{Agent, Rate};
 use crate::{
@@ -29,6 +30,19 @@ impl Agent {
     /// What happened since, as the nodes that answer noted it or keep it of others, oldest first; and who did not answer.
     pub async fn timeline(&self, since: Millis) -> (Vec<Merged>, Unheard) {
         self.inner.sync.timeline(since).await
+    }
+
+    /// Looks into the set of changesets, on a thread that may block.
+    pub fn history_aside<T>(&self, look: impl FnOnce(&History) -> T) -> T {
+        self.inner.sync.book.look_aside(look)
+    }
+
+    /// A page of what was signed, for whoever replaces the RoleSet: [`crate::agent::book::Book::signed`].
+    ///
+    /// # Errors
+    /// The node stops.
+    pub async fn signed(&self, from: usize, limit: usize) -> Result<(Vec<Vec<u8>>, Option<usize>), Error> {
+        self.inner.sync.book.signed(from, limit, self.now()).await
     }
 
     /// What needs attention at the other nodes that answer; and those alive that said nothing.

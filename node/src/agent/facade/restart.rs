@@ -19,6 +19,7 @@ pub(super) fn needed(before: &Config, after: &Config) -> Option<&'static str> {
         ("[admin]", before.admin == after.admin),
         ("[metrics] listen", before.metrics == after.metrics),
         ("[workload] socket", before.workload == after.workload),
+        ("[secrets] files", before.files == after.files),
         ("[dns]", before.dns == after.dns),
         ("[capture]", before.capture == after.capture),
     ];

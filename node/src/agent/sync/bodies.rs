@@ -14,6 +14,8 @@ use crate::{agent::store::AuditHead, clock::monotonic};
 
 /// How often bodies are let go that were replaced long ago.
 const FORGET: Duration = Duration::from_secs(3600);
+/// Bytes of bodies that may come before it is looked again which may go.
+const GROWN: usize = 16 << 20;
 /// How often a missing body is asked for; of another peer each time.
 const ASK: Duration = Duration::from_secs(10);
 
@@ -21,6 +23,8 @@ const ASK: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
     forgotten: Option<Instant>,
+    /// Bytes of bodies that were here then.
+    held: usize,
     asked: Option<Instant>,
     /// Which of the links is next.
     turn: usize,
@@ -39,16 +43,19 @@ impl Upkeep {
 
 impl Sync {
     /// Notes how much of the mesh says what it holds.
-    fn note_freshness(&self) {
+    async fn note_freshness(&self) {
         let (view, state) = (self.world.view(), self.world.current().load().state.clone());
         let expected = |node: &NodeId, grant: &NodeGrant| {
             !grant.retired && state.revocations().nodes.get(node).is_none_or(|epoch| *epoch < grant.epoch)
         };
         let members: Vec<&NodeId> =
             state.grants().iter().filter(|(node, grant)| expected(node, grant)).map(|(node, _)| node).collect();
+        // What somebody said once may be all that is let through.
+        let speaking = self.members.speaking().await;
         let speaks = |node: &&&NodeId| {
             let member = view.member(node).filter(|member| member.state == MemberState::Alive);
-            **node == self.node() || member.is_some_and(|member| member.policy.is_some())
+            let tells = speaking.contains(**node) && member.is_some_and(|member| member.policy.is_some());
+            **node == self.node() || tells
         };
         let known = members.iter().filter(speaks).count();
         self.freshness().note(known, members.len(), monotonic());
@@ -88,14 +95,19 @@ impl Sync {
 
     /// Lets old bodies go, and asks a peer for those that should be here.
     pub(super) async fn keep_up(self: &Arc<Self>, upkeep: &mut Upkeep) {
-        self.note_freshness();
+        self.note_freshness().await;
         self.note_audits();
-        if Upkeep::due(&mut upkeep.forgotten, FORGET) {
+        let is_grown = self.book.body_bytes().await > upkeep.held + GROWN;
+        if Upkeep::due(&mut upkeep.forgotten, if is_grown { Duration::ZERO } else { FORGET }) {
             match self.book.forget(self.clock.now()).await {
                 Ok(0) => {}
-                Ok(count) => tracing::info!(count, "bodies of changesets that were replaced long ago are gone"),
+                Ok(count) => tracing::info!(
+                    count,
+                    "bodies of changesets that were replaced are gone: long ago, or many of one key"
+                ),
                 Err(error) => tracing::warn!(code = %error.code, "old bodies stay: {error}"),
             }
+            upkeep.held = self.book.body_bytes().await;
         }
         if !Upkeep::due(&mut upkeep.asked, ASK) {
             return;

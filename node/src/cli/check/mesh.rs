@@ -45,6 +45,7 @@ const PROBLEMS: &[(&str, &str)] = &[
     ("policy_stale", "mesh.policy"),
     ("refused", "node.refused"),
     ("role_set_conflict", "mesh.conflicts"),
+    ("role_sets_large", "mesh.size"),
     ("root_", "trust.root"),
     ("storage_", "disk.space"),
     ("task_panicked", "node.tasks"),

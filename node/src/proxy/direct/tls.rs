@@ -21,7 +21,6 @@ use rustls::{
     pki_types::ServerName,
 };
 use std::{
-    os::unix::fs::PermissionsExt as _,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -179,14 +178,10 @@ pub(super) fn load(wish: &Wish, secrets: &Secrets) -> Result<Material, String> {
     if let Some(name) = &tls.credential_name {
         return load_secret(tls, name, namespace, secrets);
     }
-    let read = |path: &Option<String>| path.as_deref().map(secrets::read_file).transpose();
+    let read = |path: &Option<String>| path.as_deref().map(|path| secrets.named_file(namespace, path)).transpose();
     let pair = match (&tls.client_certificate, &tls.private_key) {
         (Some(cert), Some(key)) if tls.mode == ClientTlsMode::Mutual => {
-            let everybodys = std::fs::metadata(key).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
-            if everybodys {
-                return Err(format!("{key}: every user of this machine may read the key (chmod o-r)"));
-            }
-            Some((secrets::read_file(cert)?, secrets::read_file(key)?.into()))
+            Some((secrets.named_file(namespace, cert)?, secrets.named_key(namespace, key)?))
         }
         (Some(_) | None, _) => None,
     };

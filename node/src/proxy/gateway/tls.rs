@@ -22,10 +22,7 @@ use rustls::{
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
-use std::{
-    os::unix::fs::PermissionsExt as _,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
 /// What was read for a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +133,7 @@ pub(super) fn has_requests(server: &TlsServer) -> bool {
 pub(super) fn load(tls: &ServerTls, namespace: &str, secrets: &Secrets) -> Result<Material, String> {
     let wants_ca = tls.mode != ServerTlsMode::Simple;
     let material = match &tls.certificates {
-        ServerCertificates::Files(files) => load_files(tls, files, wants_ca)?,
+        ServerCertificates::Files(files) => load_files(tls, files, namespace, secrets, wants_ca)?,
         ServerCertificates::Credentials(names) => load_secrets(tls, names, namespace, secrets, wants_ca)?,
         ServerCertificates::None => return Err("the server names no certificate".to_owned()),
     };
@@ -146,15 +143,17 @@ pub(super) fn load(tls: &ServerTls, namespace: &str, secrets: &Secrets) -> Resul
     Ok(material)
 }
 
-fn load_files(tls: &ServerTls, files: &[CertificateFiles], wants_ca: bool) -> Result<Material, String> {
+fn load_files(
+    tls: &ServerTls,
+    files: &[CertificateFiles],
+    namespace: &str,
+    secrets: &Secrets,
+    wants_ca: bool,
+) -> Result<Material, String> {
     let mut pairs = Vec::new();
     for pair in files {
-        let everybodys = std::fs::metadata(&pair.private_key).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
-        if everybodys {
-            return Err(format!("{}: every user of this machine may read the key (chmod o-r)", pair.private_key));
-        }
-        let cert = secrets::read_file(&pair.certificate)?;
-        pairs.push(Pair { cert, key: secrets::read_file(&pair.private_key)?.into() });
+        let cert = secrets.named_file(namespace, &pair.certificate)?;
+        pairs.push(Pair { cert, key: secrets.named_key(namespace, &pair.private_key)? });
     }
     let own = files.iter().filter_map(|pair| pair.ca_certificates.as_ref()).collect::<Vec<_>>();
     let ca = match (&tls.ca_certificates, own.as_slice()) {
@@ -168,7 +167,7 @@ fn load_files(tls: &ServerTls, files: &[CertificateFiles], wants_ca: bool) -> Re
                 .to_owned());
         }
     };
-    let read = |path: &String| secrets::read_file(path);
+    let read = |path: &String| secrets.named_file(namespace, path);
     Ok(Material { pairs, ca: ca.map(read).transpose()?, crl: tls.ca_crl.as_ref().map(read).transpose()? })
 }
 

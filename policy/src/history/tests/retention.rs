@@ -56,11 +56,7 @@ fn a_stub_of_what_holds_is_asked_for_again() {
 
 #[test]
 fn what_lives_again_is_wanted_again() {
-    let mut mesh = Mesh::new();
-    let bob = SigningKey::generate();
-    let operator = mesh.operator.clone();
-    let next = mesh.role_set(|set| shop_role(set, &bob));
-    mesh.insert(vec![next], &[&operator]).unwrap();
+    let (mut mesh, operator, bob) = with_bob();
     let change = mesh.change("shop", "a", "x");
     let first = mesh.insert(vec![change], &[&operator]).unwrap();
     let change = mesh.change("shop", "a", "y");
@@ -120,4 +116,74 @@ fn what_concerns_the_whole_mesh_travels_with_its_body() {
     let stub = encode(&decode(&genesis).unwrap().stub());
     let refused = History::new(trust_domain()).insert(&stub, NOW).unwrap_err();
     assert!(refused.code() == Code::WrongBodies && !refused.is_final());
+}
+
+/// A change with a body of this size.
+fn large(mesh: &Mesh, name: &str, bytes: usize) -> Change {
+    let mut change = mesh.change("shop", name, "x");
+    let metadata = format!("\"metadata\":{{\"annotations\":{{\"note\":\"{}\"}},", "x".repeat(bytes));
+    change.content = change.content.map(|content| content.replace("\"metadata\":{", &metadata));
+    change
+}
+
+fn with_bob() -> (Mesh, Arc<SigningKey>, SigningKey) {
+    let (mut mesh, bob) = (Mesh::new(), SigningKey::generate());
+    let operator = mesh.operator.clone();
+    let next = mesh.role_set(|set| shop_role(set, &bob));
+    mesh.insert(vec![next], &[&operator]).unwrap();
+    (mesh, operator, bob)
+}
+
+#[test]
+fn a79_what_one_key_replaces_over_and_over_goes_early_and_nobody_asks_for_it() {
+    let (mut mesh, _, bob) = with_bob();
+    let anns = mesh.push(vec![mesh.change("default", "a", "x")]);
+    mesh.push(vec![mesh.change("default", "a", "y")]);
+    let mut pushed = Vec::new();
+    while mesh.history.body_bytes() < REPLACED_BYTES + (8 << 20) {
+        let changes = (0..15).map(|number| large(&mesh, &format!("d{number}"), 250 << 10)).collect();
+        pushed.push(mesh.insert(changes, &[&bob]).unwrap());
+    }
+    let (before, due) = (mesh.history.state(NOW).digest, mesh.history.forgettable(NOW));
+    assert!(!due.is_empty() && !due.contains(&anns), "another key's body stays");
+    assert_eq!(BTreeSet::from_iter(&due), BTreeSet::from_iter(&pushed[..due.len()]), "the oldest go");
+    for id in &due {
+        mesh.history.forget(id).unwrap();
+    }
+    assert!(mesh.history.body_bytes() < REPLACED_BYTES + (4 << 20));
+    assert_eq!((mesh.history.state(NOW).digest, mesh.history.forgettable(NOW)), (before, vec![]));
+    assert_eq!(mesh.history.wanted(NOW), []);
+    let refused = mesh.history.revert(&pushed[due.len()], NOW).unwrap_err();
+    assert!(refused.code() == Code::NotFound && refused.hint().contains("32 MiB"), "{refused}");
+}
+
+#[test]
+fn heads_say_what_a_new_role_set_keeps() {
+    let (mut mesh, operator, bob) = with_bob();
+    let change = mesh.change("shop", "a", "bobs");
+    let bobs = mesh.insert(vec![change], &[&bob]).unwrap();
+    let mut change = mesh.change("shop", "a", "anns");
+    let ends = "\"metadata\":{\"annotations\":{\"skein.dev/expires\":\"2023-11-14T22:30:00Z\"},";
+    change.content = change.content.map(|content| content.replace("\"metadata\":{", ends));
+    let fault = mesh.insert(vec![change], &[&operator]).unwrap();
+    let change = mesh.change("shop", "b", "old");
+    mesh.insert(vec![change], &[&bob]).unwrap();
+    let change = mesh.change("shop", "b", "new");
+    let other = mesh.insert(vec![change], &[&bob]).unwrap();
+    let later = NOW + 10_000_000;
+    let state = mesh.history.state(later);
+    let ended = mesh.history.ended(&state);
+    assert_eq!(ended, BTreeSet::from([bobs, fault]));
+    let ids = mesh.history.ids();
+    let heads: Vec<Vec<u8>> = ids.map(|id| mesh.history.for_successor(id, &ended).unwrap()).collect();
+    let mut successor = History::new(trust_domain());
+    successor.insert_all(heads.iter().map(Vec::as_slice), later).unwrap();
+    assert!(!successor.get(&other).unwrap().whole && successor.get(&fault).unwrap().whole);
+    let mut bare = (*state.role_set.set).clone();
+    bare.keys.retain(|key| key.name != "bob");
+    bare.roles.retain(|role| role.name != "shop");
+    let keeps = BTreeSet::from([bobs.0, other.0]);
+    for history in [&mesh.history, &successor] {
+        assert_eq!(history.keeps_under(&bare, later), keeps);
+    }
 }

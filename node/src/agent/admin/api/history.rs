@@ -46,6 +46,16 @@ pub struct Audit {
     pub entries: Vec<AuditEntry>,
 }
 
+/// `GET /v1/policy/history?from=N`: what operators signed from the Nth on, in the order in which it came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// Signed changesets and approvals in base64; changesets without bodies where their heads say enough.
+    pub changesets: Vec<String>,
+    /// Where the next page begins; none at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<usize>,
+}
+
 /// One of `GET /v1/policy/audit/heads`: the longest chain that the answering node heard of another, since it started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeardHead {
