@@ -53,3 +53,18 @@ fn a_stub_is_found() {
     let text = concat!("fn a() {\n    to", "do!()\n}\n");
     assert_eq!(rules::stubs(&file("node/src/a.rs", text)).len(), 1);
 }
+
+#[test]
+fn a_room_that_only_prose_names_is_found() {
+    let rooms =
+        [file("node/src/mesh/a.rs", ""), file("node/src/clock.rs", ""), file("tests/crash/main.rs", "")].concat();
+    let found = rules::rooms(&rooms, "the mesh has a `clock` and may crash");
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
+fn a_key_without_a_row_in_its_section_is_found() {
+    let raw = "pub(super) struct Node {\n    pub(super) name: String,\n    pub(super) zone: String,\n}\n";
+    let page = "# Configuration\n\n## `[node]`\n\n| `name` | its name |\n\n## `[mesh]`\n\n| `zone` | another |\n";
+    assert_eq!(rules::configuration(raw, page).len(), 1);
+}
