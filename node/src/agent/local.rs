@@ -24,6 +24,7 @@ use super::{
 use crate::{
     clock::{Clock, monotonic},
     config::{Check, Service, Speaker},
+    lock::lock,
     snapshot,
     tasks::{Task, Tasks},
 };
@@ -257,7 +258,7 @@ impl Local {
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Running>> {
-        self.running.lock().expect("no code panics while it holds the services")
+        lock(&self.running)
     }
 }
 
