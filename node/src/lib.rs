@@ -20,4 +20,6 @@ pub mod secrets;
 pub mod snapshot;
 pub mod tasks;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod web;

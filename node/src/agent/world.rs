@@ -326,26 +326,20 @@ fn concerns_requests(change: &Change) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use certs::{grant::Grant, id::SpiffeId, root::Root, sign::SigningKey};
-    use policy::history::{History, genesis, signed};
+    use certs::{grant::Grant, id::SpiffeId, sign::SigningKey};
 
     use super::*;
+    use crate::testing;
 
     fn world() -> (World, Arc<State>) {
-        let (trust_domain, now) = (TrustDomain::new("t.example").unwrap(), 1_800_000_000_000);
-        let operator = SigningKey::generate();
-        let root = Root::generate(&trust_domain, now).certificate();
-        let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], now);
-        let mut history = History::new(trust_domain.clone());
-        history.insert(&signed(&first, &[&operator]), now).unwrap();
-        let state = history.state(now);
-        (World::new(&trust_domain, &NodeId::new("a").unwrap(), state.clone(), HashMap::new()), state)
+        let state = testing::state("");
+        (World::new(&testing::trust_domain(), &NodeId::new("a").unwrap(), state.clone(), HashMap::new()), state)
     }
 
     fn peer(epoch: u64, key: &[u8]) -> Peer {
         let node = NodeId::new("b").unwrap();
         Peer {
-            id: SpiffeId::node(TrustDomain::new("t.example").unwrap(), node.clone()),
+            id: SpiffeId::node(testing::trust_domain(), node.clone()),
             leaf: certs::sign::Digest([0; 32]),
             grant: Grant::enroller(node.clone(), epoch),
             node,
