@@ -399,7 +399,7 @@ impl World {
 
     /// Gives a node's data plane another configuration: these HTTP proxy ports and no explicit port.
     pub(super) fn configure(&self, node: usize, listen: &[(SocketAddr, &str)]) -> Result<Bound, ApplyError> {
-        let speaker = |who| SpeakerName { service: name(who), instance: None };
+        let speaker = |who: &str| SpeakerName { service: name(who), instance: None };
         let outbound = |(listen, who): &(SocketAddr, &str)| Outbound { listen: *listen, speaker: speaker(who) };
         let outbounds: Vec<_> = listen.iter().map(outbound).collect();
         self.runtime.block_on(self.nodes[node].plane.apply(&self.services(node), &outbounds, &[]))
