@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 pub mod descriptors;
 pub mod dns;
+pub mod error;
 pub mod http1;
 mod lock;
 pub mod logging;
@@ -20,4 +21,6 @@ pub mod secrets;
 pub mod snapshot;
 pub mod tasks;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod web;

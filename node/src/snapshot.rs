@@ -1,6 +1,7 @@
 //! The immutable world that a request reads. The agent writes a new one on every change; what changes from request to
 //! request lives outside it: counters of endpoints, and the circuits of the clusters that requests go to.
 
+mod candidates;
 mod circuits;
 mod counters;
 mod doors;
@@ -32,6 +33,7 @@ use policy::{
 };
 use tokio::sync::watch;
 
+pub use candidates::{Candidates, Carries, NoCluster, Out};
 pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
@@ -432,26 +434,15 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
     use policy::hosts::Protocol;
 
     fn endpoint(node: &str, version: &str, port: u16, stats: &StatsTable) -> Endpoint {
-        let id = EndpointId {
-            node: NodeId::new(node).unwrap(),
-            service: ServiceName::new("default", "reviews").unwrap(),
-            instance: None,
-        };
+        let service = ServiceName::new("default", "reviews").unwrap();
         Endpoint {
-            address: "127.0.0.1:15008".parse().unwrap(),
-            account: ServiceAccount::new("default", "reviews").unwrap(),
             labels: Arc::new(BTreeMap::from([("version".to_owned(), version.to_owned())])),
-            locality: "eu".into(),
-            weight: 1,
             ports: Arc::new([ServicePort { name: "http".to_owned(), number: port, protocol: Protocol::Http }]),
-            healthy: true,
-            reason: "".into(),
-            local: false,
-            stats: stats.of(&id, 1),
-            id,
+            ..testing::endpoint(node, &service, stats)
         }
     }
 

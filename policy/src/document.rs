@@ -264,6 +264,29 @@ impl Spec {
         if let Self::DestinationRule(rule) = self { Some(rule) } else { None }
     }
 
+    /// The hosts that it speaks of, as they are written; other kinds than these three name none.
+    pub(crate) fn hosts(&self) -> &[String] {
+        match self {
+            Self::VirtualService(service) => &service.hosts,
+            Self::DestinationRule(rule) => std::slice::from_ref(&rule.host),
+            Self::ServiceEntry(entry) => &entry.hosts,
+            Self::WorkloadEntry(_)
+            | Self::WorkloadGroup(_)
+            | Self::Gateway(_)
+            | Self::Sidecar(_)
+            | Self::AuthorizationPolicy(_)
+            | Self::PeerAuthentication(_)
+            | Self::RequestAuthentication(_)
+            | Self::Telemetry(_)
+            | Self::RateLimit(_)
+            | Self::MeshConfig(_)
+            | Self::RoleSet(_)
+            | Self::NodeGrant(_)
+            | Self::Revocation(_)
+            | Self::Confirmation => &[],
+        }
+    }
+
     /// The RoleSet, if it is one.
     pub fn role_set(&self) -> Option<&Arc<RoleSet>> {
         if let Self::RoleSet(set) = self { Some(set) } else { None }

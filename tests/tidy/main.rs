@@ -1,6 +1,7 @@
 //! The rules of the house that a program can check.
 
 mod rules;
+mod samples;
 
 use std::path::{Path, PathBuf};
 

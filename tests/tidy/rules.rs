@@ -29,8 +29,10 @@ const IMPORTS: &[(&str, &str, &str)] = &[
     ("node/src/balance/", "tokio", "balance is pure"),
     ("node/src/balance/", "crate::proxy", "balance is pure"),
     ("node/src/balance/", "crate::mesh", "balance is pure"),
+    ("node/src/balance/", "crate::snapshot", "balance is asked of hosts and loads, whoever they belong to"),
     ("node/src/mesh/", "crate::proxy", "mesh carries, it does not proxy"),
     ("node/src/mesh/", "crate::agent", "mesh carries, it does not decide"),
+    ("node/src/capture/", "crate::agent", "capture knows the kernel and no agent"),
     ("certs/src/", "tokio", "certs is pure"),
     ("policy/src/", "tokio", "policy is pure"),
 ];
@@ -42,14 +44,69 @@ pub(crate) fn imports(sources: &[Source]) -> Vec<String> {
             if !name.starts_with(place) {
                 continue;
             }
-            for (number, line) in code(text) {
-                if names(line, word) {
+            for (number, line) in imported(text) {
+                if names(&line, word) {
                     broken.push(format!("{name}:{number}: `{word}`: {why}"));
                 }
             }
         }
     }
     broken
+}
+
+/// The lines of a file's code, each `use` as one line for every path that it imports.
+fn imported(text: &str) -> Vec<(usize, String)> {
+    let (mut lines, mut open) = (Vec::new(), None::<(usize, String)>);
+    for (number, line) in code(text) {
+        let line = line.trim();
+        let statement = match &mut open {
+            Some((_, statement)) => {
+                statement.push_str(line);
+                statement
+            }
+            None if line.starts_with("use ") || line.starts_with("pub") && line.contains(" use ") => {
+                let (_, paths) = line.split_once("use ").unwrap_or_default();
+                &mut open.insert((number, paths.to_owned())).1
+            }
+            None => {
+                lines.push((number, line.to_owned()));
+                continue;
+            }
+        };
+        if statement.ends_with(';') {
+            let (number, statement) = open.take().unwrap_or_default();
+            lines.extend(expanded("", statement.trim_end_matches(';')).into_iter().map(|path| (number, path)));
+        }
+    }
+    lines
+}
+
+/// `a::{b, c::{d, e}}` is `a::b`, `a::c::d` and `a::c::e`.
+fn expanded(before: &str, tree: &str) -> Vec<String> {
+    let (mut paths, mut depth, mut start) = (Vec::new(), 0_usize, 0);
+    let mut branches = Vec::new();
+    for (at, letter) in tree.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                branches.push(&tree[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    branches.push(&tree[start..]);
+    for branch in branches.into_iter().map(str::trim).filter(|branch| !branch.is_empty()) {
+        match branch.split_once('{') {
+            Some((stem, inner)) => {
+                let inner = inner.rsplit_once('}').map_or(inner, |(inner, _)| inner);
+                paths.extend(expanded(&format!("{before}{stem}"), inner));
+            }
+            None => paths.push(format!("{before}{branch}")),
+        }
+    }
+    paths
 }
 
 fn names(line: &str, word: &str) -> bool {
@@ -61,10 +118,31 @@ fn names(line: &str, word: &str) -> bool {
     })
 }
 
-/// Lines before the tests of a file that are no comment.
+/// Lines that are no comment and of no item for tests (`#[cfg(test)]` at the start of a line).
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text.lines().enumerate().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
-    lines.filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(number, line)| (number + 1, line))
+    let mut within = Within::Code;
+    text.lines().enumerate().filter_map(move |(number, line)| {
+        within = match within {
+            Within::Code | Within::Past if line.starts_with("#[cfg(test)]") => Within::Head,
+            Within::Head if line.starts_with("#[") || line.starts_with("//") => Within::Head,
+            Within::Head if line.ends_with('{') => Within::Body,
+            Within::Head if line.ends_with(';') || line.ends_with('}') => Within::Past,
+            Within::Body if line.starts_with('}') => Within::Past,
+            Within::Code | Within::Past => Within::Code,
+            inside @ (Within::Head | Within::Body) => inside,
+        };
+        let counts = matches!(within, Within::Code) && !line.trim_start().starts_with("//");
+        counts.then_some((number + 1, line))
+    })
+}
+
+/// Where a line stands: in what counts, or in an item for tests: before its brace, in its braces, on its last line.
+#[derive(Clone, Copy)]
+enum Within {
+    Code,
+    Head,
+    Body,
+    Past,
 }
 
 /// (word, the only places that may name it)
@@ -125,19 +203,19 @@ pub(crate) fn stubs(sources: &[Source]) -> Vec<String> {
     broken
 }
 
+/// Rooms that the architecture does not name in backquotes; each directory of `tests` is one.
 pub(crate) fn rooms(sources: &[Source], architecture: &str) -> Vec<String> {
     let mut missing = Vec::new();
-    for (name, _) in sources.iter().filter(|(name, _)| !name.starts_with("tests/")) {
-        let Some((crate_name, rest)) = name.split_once("/src/") else { continue };
-        let room = rest.split('/').next().unwrap_or(rest);
-        let room = room.trim_end_matches(".rs");
-        if ["lib", "main", "mod", "error", "testing"].contains(&room) {
-            continue;
-        }
-        if !names(architecture, room)
-            && !missing.iter().any(|line: &String| line.starts_with(&format!("{crate_name}/src/{room}:")))
+    for (name, _) in sources {
+        let tests = name.strip_prefix("tests/").map(|rest| ("tests", rest));
+        let Some((place, rest)) = tests.or_else(|| name.split_once("/src/")) else { continue };
+        let room = rest.split('/').next().unwrap_or(rest).trim_end_matches(".rs");
+        let complaint = format!("{place}/{room}: not in node/ARCHITECTURE.md as `{room}`");
+        if !["lib", "main", "mod", "error", "testing"].contains(&room)
+            && !architecture.contains(&format!("`{room}`"))
+            && !missing.contains(&complaint)
         {
-            missing.push(format!("{crate_name}/src/{room}: not in node/ARCHITECTURE.md"));
+            missing.push(complaint);
         }
     }
     missing

@@ -11,6 +11,7 @@ use membership::view::View;
 use policy::history::State;
 
 use super::state_dir::{ADDRESSES, StateDir};
+use crate::lock::lock;
 
 /// Addresses that are kept of one node.
 const EACH: usize = 8;
@@ -91,7 +92,7 @@ impl Addresses {
     }
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<NodeId, Vec<SocketAddr>>> {
-        self.seen.lock().expect("no code panics while it holds the addresses")
+        lock(&self.seen)
     }
 }
 

@@ -93,14 +93,10 @@ fn check(service: &Service, group: &WorkloadGroup, first: &Check) -> Option<Chec
 
 #[cfg(test)]
 mod tests {
-    use certs::{id::TrustDomain, root::Root, sign::SigningKey};
-    use policy::{
-        history::{History, genesis, signed},
-        parse,
-    };
+    use std::sync::Arc;
 
     use super::*;
-    use crate::config::service_from_toml;
+    use crate::{config::service_from_toml, testing};
 
     const TABLE: &str = "[[service]]\nname = \"cart\"\nnamespace = \"shop\"\ngroup = \"cart\"\n";
     const PORTS: &str =
@@ -110,20 +106,13 @@ mod tests {
         service_from_toml(std::path::Path::new("f"), &format!("{TABLE}{PORTS}{more}")).unwrap()
     }
 
-    fn state(spec: Option<&str>) -> State {
-        let (mesh, key) = (TrustDomain::new("t.example").unwrap(), SigningKey::generate());
-        let root = Root::generate(&mesh, 1).certificate();
-        let first = genesis(&mesh, &[root], &[("ann".into(), key.public(), false)], 1);
-        let mut history = History::new(mesh);
-        history.insert(&signed(&first, &[&key]), 1).unwrap();
+    fn state(spec: Option<&str>) -> Arc<State> {
         let text = spec.map(|spec| {
             format!(
                 "apiVersion: networking.istio.io/v1\nkind: WorkloadGroup\nmetadata: {{name: cart, namespace: shop}}\nspec: {spec}\n"
             )
         });
-        let parsed = parse::yaml("f", &text.unwrap_or_default(), "default");
-        let changes = parsed.documents.into_iter().map(|one| (one.document.id.clone(), Some(one.document)));
-        history.state(1).with(changes.collect(), 2)
+        testing::state(&text.unwrap_or_default())
     }
 
     #[test]

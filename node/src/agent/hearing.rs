@@ -13,6 +13,8 @@ use membership::{
 };
 use tokio::sync::Notify;
 
+use crate::lock::lock;
+
 /// All headings.
 #[derive(Debug, Clone, Default)]
 pub struct Hearing {
@@ -92,7 +94,7 @@ impl<T> News<T> {
     }
 
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<NodeId, Word<T>>> {
-        self.waiting.lock().expect("no code panics while it holds the words")
+        lock(&self.waiting)
     }
 }
 

@@ -27,6 +27,7 @@ use super::{
     facade::{IdentityFacts, LeafFacts},
     state_dir::{CA_CERTIFICATES, CA_KEY, ENROLLER_CERTIFICATE, ENROLLER_KEY, Owner, RECORD_KEY, StateDir},
 };
+use crate::lock::lock;
 
 /// The node's keys and certificates.
 pub struct Identity {
@@ -192,7 +193,7 @@ impl Identity {
         dir.write(CA_CERTIFICATES, pem.as_bytes())?;
         self.ca.store(Arc::new(ca));
         // Every leaf of the old CA is due: it may end with it, or lack what was granted since.
-        for held in self.held.lock().expect("no code panics while it holds the leafs").values_mut() {
+        for held in lock(&self.held).values_mut() {
             held.renew_at = 0;
         }
         Ok(())
@@ -210,7 +211,7 @@ impl Identity {
         let ca = self.ca.load();
         let service = |account: &ServiceAccount| SpiffeId::service(self.trust_domain.clone(), account.clone());
         let wanted: BTreeSet<SpiffeId> = accounts.iter().map(service).chain([self.own()]).collect();
-        let mut held = self.held.lock().expect("no code panics while it holds the leafs");
+        let mut held = lock(&self.held);
         let (mut failed, mut changed) = (Vec::new(), false);
         held.retain(|id, _| {
             let keep = wanted.contains(id);
@@ -251,8 +252,7 @@ impl Identity {
         if keys.is_empty() {
             return;
         }
-        let mut held = self.held.lock().expect("no code panics while it holds the leafs");
-        for held in held.values_mut() {
+        for held in lock(&self.held).values_mut() {
             let leaf = held.leaf.chain.first().map(|der| der.to_vec());
             let described = leaf.and_then(|leaf| describe(&[leaf]).ok()?.pop());
             if described.is_some_and(|leaf| keys.contains(&leaf.key)) {
@@ -263,14 +263,14 @@ impl Identity {
 
     /// Whether every leaf rests on this enroller CA.
     pub fn shows_only(&self, enroller: Option<CertificateDer<'_>>) -> bool {
-        let held = self.held.lock().expect("no code panics while it holds the leafs");
+        let held = lock(&self.held);
         held.values().all(|held| held.leaf.chain.last() == enroller.as_ref())
     }
 
     /// Certificates for those who ask at `now`.
     pub fn facts(&self, now: Millis) -> IdentityFacts {
         let ca = self.ca.load();
-        let held = self.held.lock().expect("no code panics while it holds the leafs");
+        let held = lock(&self.held);
         let leaf = |held: &Held| LeafFacts {
             id: held.leaf.id.clone(),
             chain: held.leaf.chain.iter().map(|der| der.to_vec()).collect(),
@@ -278,7 +278,7 @@ impl Identity {
             not_after: held.leaf.not_after,
             uid: None,
         };
-        let handed = self.handed.lock().expect("no code panics while it holds what was handed out");
+        let handed = lock(&self.handed);
         IdentityFacts {
             id: self.own(),
             ca_chain: ca.chain().to_vec(),

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::world::World;
 use crate::{
     clock,
-    config::{Service, Speaker},
+    config::{Service, SpeakerName},
     snapshot::Snapshot,
     tasks::Tasks,
     telemetry::Errand,
@@ -42,7 +42,7 @@ struct Schedule {
 }
 
 /// How long a fetch may take, and in whose names an issuer in the mesh is asked: the services that need it, all of its namespace.
-type How = (Duration, Vec<Speaker>);
+type How = (Duration, Vec<SpeakerName>);
 
 #[derive(Debug)]
 struct Entry {
@@ -198,7 +198,7 @@ fn wanted(snapshot: &Snapshot, services: &[Service]) -> BTreeMap<Source, How> {
         for (source, time) in workload.tokens.sources() {
             let (longest, speakers) = wanted.entry(source.clone()).or_default();
             *longest = (*longest).max(time);
-            speakers.push(Speaker::of(service));
+            speakers.push(SpeakerName::of(service));
         }
     }
     wanted
@@ -223,7 +223,7 @@ mod tests {
 
     fn how() -> How {
         let service = certs::id::ServiceName::new("shop", "web").unwrap();
-        (Duration::from_secs(5), vec![Speaker { service, instance: None }])
+        (Duration::from_secs(5), vec![SpeakerName { service, instance: None }])
     }
 
     fn schedule() -> Schedule {

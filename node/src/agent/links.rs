@@ -14,7 +14,10 @@ use membership::{
 };
 
 use super::{accusations::Accusations, members::Members};
-use crate::mesh::peer::{LinkError, PeerLink};
+use crate::{
+    lock::lock,
+    mesh::peer::{LinkError, PeerLink},
+};
 
 /// How long a refusal counts, in milliseconds: longer than the longest pause between two dials.
 const REFUSAL: Millis = 60_000;
@@ -166,18 +169,18 @@ impl Links {
 
     /// Whom members find silent in public.
     pub(super) fn accusations(&self) -> std::sync::MutexGuard<'_, Accusations> {
-        self.0.accusations.lock().expect("no code panics while it holds the accusations")
+        lock(&self.0.accusations)
     }
 
     fn ended(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Millis>> {
-        self.0.ended.lock().expect("no code panics while it holds the ends")
+        lock(&self.0.ended)
     }
 
     fn refusals(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Millis>> {
-        self.0.refusals.lock().expect("no code panics while it holds the refusals")
+        lock(&self.0.refusals)
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, PeerLink>> {
-        self.0.open.lock().expect("no code panics while it holds the links")
+        lock(&self.0.open)
     }
 }

@@ -61,6 +61,7 @@ const ENTRY_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
+    /// A panic while it is held ends all that is read and written: nobody knows what the disk then holds.
     inner: Mutex<Inner>,
     /// True for ever once the disk did not keep what it had taken.
     sync_failed: Arc<AtomicBool>,

@@ -50,6 +50,7 @@ use super::{
 use crate::{
     agent::concerns::Concerns,
     clock::{Clock, monotonic},
+    lock::lock,
     mesh::{Mesh, peer::PeerLink},
     tasks::Tasks,
     telemetry::Histogram,
@@ -405,11 +406,11 @@ impl Sync {
     }
 
     fn busy(&self) -> std::sync::MutexGuard<'_, BTreeSet<NodeId>> {
-        self.state.busy.lock().expect("no code panics while it holds the set")
+        lock(&self.state.busy)
     }
 
     fn fetching(&self) -> std::sync::MutexGuard<'_, Claims> {
-        self.state.fetching.lock().expect("no code panics while it holds the map")
+        lock(&self.state.fetching)
     }
 }
 

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     balance::rate::Limits,
     clock,
+    lock::lock,
     snapshot::{Current, ForeignServices, Services, Snapshot, StatsTable, Trouble},
 };
 
@@ -38,6 +39,7 @@ pub struct World {
     /// Shared with TLS: whom to believe, swapped before the snapshot says so.
     authority: Arc<ArcSwap<Authority>>,
     stats: Arc<StatsTable>,
+    /// A panic while it is held ends every later fold, too: what was half folded would hide endpoints until their records change.
     folding: Mutex<Before>,
     /// Taken while `folding` is held.
     outside: Mutex<Outside>,
@@ -118,7 +120,7 @@ impl World {
     }
 
     fn keys(&self) -> std::sync::MutexGuard<'_, Keys> {
-        self.keys.lock().expect("no code panics while it holds the keys")
+        lock(&self.keys)
     }
 
     /// The place that requests read.
@@ -287,7 +289,7 @@ impl World {
     }
 
     fn outside(&self) -> std::sync::MutexGuard<'_, Outside> {
-        self.outside.lock().expect("no code panics while it holds what is outside")
+        lock(&self.outside)
     }
 
     /// What policy says that a node takes.
@@ -297,13 +299,13 @@ impl World {
 
     /// Notes why the process must end.
     pub fn fail(&self, code: &'static str, message: &str, hint: &str) {
-        let mut fatal = self.fatal.lock().expect("no code panics while it holds the reason");
+        let mut fatal = lock(&self.fatal);
         fatal.get_or_insert_with(|| fail(code, message, hint));
     }
 
     /// Why the process must end, if so.
     pub fn fatal(&self) -> Option<Error> {
-        self.fatal.lock().expect("no code panics while it holds the reason").clone()
+        lock(&self.fatal).clone()
     }
 }
 
@@ -324,26 +326,20 @@ fn concerns_requests(change: &Change) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use certs::{grant::Grant, id::SpiffeId, root::Root, sign::SigningKey};
-    use policy::history::{History, genesis, signed};
+    use certs::{grant::Grant, id::SpiffeId, sign::SigningKey};
 
     use super::*;
+    use crate::testing;
 
     fn world() -> (World, Arc<State>) {
-        let (trust_domain, now) = (TrustDomain::new("t.example").unwrap(), 1_800_000_000_000);
-        let operator = SigningKey::generate();
-        let root = Root::generate(&trust_domain, now).certificate();
-        let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], now);
-        let mut history = History::new(trust_domain.clone());
-        history.insert(&signed(&first, &[&operator]), now).unwrap();
-        let state = history.state(now);
-        (World::new(&trust_domain, &NodeId::new("a").unwrap(), state.clone(), HashMap::new()), state)
+        let state = testing::state("");
+        (World::new(&testing::trust_domain(), &NodeId::new("a").unwrap(), state.clone(), HashMap::new()), state)
     }
 
     fn peer(epoch: u64, key: &[u8]) -> Peer {
         let node = NodeId::new("b").unwrap();
         Peer {
-            id: SpiffeId::node(TrustDomain::new("t.example").unwrap(), node.clone()),
+            id: SpiffeId::node(testing::trust_domain(), node.clone()),
             leaf: certs::sign::Digest([0; 32]),
             grant: Grant::enroller(node.clone(), epoch),
             node,

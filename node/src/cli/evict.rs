@@ -127,25 +127,14 @@ fn evict(revocation: &mut Revocation, node: &NodeId, epoch: u64) {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use certs::{
-        id::TrustDomain,
-        root::Root,
-        sign::{Digest, SigningKey},
-    };
-    use policy::{
-        changeset::{Change, Changeset},
-        history::{self, History},
-    };
+    use certs::sign::Digest;
 
     use super::*;
+    use crate::testing;
 
     #[test]
     fn what_the_document_revokes_already_stays() {
-        let (mesh, key, now) = (TrustDomain::new("t.example").unwrap(), SigningKey::generate(), clock::wall());
-        let root = Root::generate(&mesh, now).certificate();
-        let first = history::genesis(&mesh, &[root], &[("ann".into(), key.public(), false)], now);
-        let mut history = History::new(mesh.clone());
-        history.insert(&history::signed(&first, &[&key]), now).unwrap();
+        let mut mesh = testing::Mesh::new();
         let node = |name: &str| NodeId::new(name).unwrap();
         let before = Revocation {
             nodes: BTreeMap::from([(node("web-1"), 1), (node("web-2"), 7)]),
@@ -153,19 +142,8 @@ mod tests {
             keys: BTreeSet::from([Digest([5; 32])]),
         };
         let (id, body) = before.body("web-1");
-        assert_eq!(standing(&history.state(now), &id).unwrap(), Revocation::default());
-        let change = Change { document: id.clone(), content: Some(body), replaces: Vec::new() };
-        let changeset = Changeset {
-            trust_domain: mesh,
-            role_set: 1,
-            issued_at: now,
-            message: String::new(),
-            confirm_by: None,
-            nonce: [1; 16],
-            changes: vec![change],
-        };
-        history.insert(&history::signed(&changeset, &[&key]), now).unwrap();
-        let mut after = standing(&history.state(now), &id).unwrap();
+        assert_eq!(standing(&mesh.state(), &id).unwrap(), Revocation::default());
+        let mut after = standing(&mesh.push(id.clone(), Some(body)), &id).unwrap();
         assert_eq!(after, before);
         evict(&mut after, &node("web-1"), 2);
         assert_eq!(after, Revocation { nodes: BTreeMap::from([(node("web-1"), 2), (node("web-2"), 7)]), ..before });

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::{
     agent::state_dir,
     cli::error::{Error, Result},
+    lock::lock,
 };
 
 /// Bytes of a passphrase at most.
@@ -74,7 +75,7 @@ impl Passphrase {
     /// # Errors
     /// As [`Self::in_file`].
     pub(super) fn known(&self) -> Result<Option<Word>> {
-        let typed = || self.typed.lock().expect("no code panics while it holds what was typed").clone();
+        let typed = || lock(&self.typed).clone();
         Ok(self.in_file()?.or_else(typed))
     }
 
@@ -83,7 +84,7 @@ impl Passphrase {
     /// # Errors
     /// `no_passphrase`: none is given and there is no terminal, or it is another one.
     pub(super) fn open(&self, path: &Path, text: &str) -> Result<Zeroizing<String>> {
-        let mut opened = self.opened.lock().expect("no code panics while it holds what was opened");
+        let mut opened = lock(&self.opened);
         if let Some((_, key)) = opened.iter().find(|(sealed, _)| sealed == text) {
             return Ok(key.clone());
         }
@@ -100,7 +101,7 @@ impl Passphrase {
             let hint = "is it the right file? a line end after the passphrase is left out";
             return sealed::open(text, word.as_bytes()).map_err(|error| failed(error, hint));
         }
-        let mut typed = self.typed.lock().expect("no code panics while it holds what was typed");
+        let mut typed = lock(&self.typed);
         if let Some(opened) = typed.as_ref().and_then(|word| sealed::open(text, word.as_bytes()).ok()) {
             return Ok(opened);
         }

@@ -164,30 +164,26 @@ fn checked(history: History, known: &Known, reached: &str) -> Result<History> {
 mod tests {
     use certs::{
         id::{NodeId, TrustDomain},
-        root::Root,
-        sign::{Digest, SigningKey},
+        sign::Digest,
     };
-    use policy::history;
 
     use super::*;
-    use crate::agent::admin::api::Out;
+    use crate::{agent::admin::api::Out, testing};
 
     #[test]
     fn only_what_begins_with_the_meshs_own_genesis_is_believed() {
-        let (mesh, key, now) = (TrustDomain::new("t.example").unwrap(), SigningKey::generate(), clock::wall());
-        let root = Root::generate(&mesh, now).certificate();
-        let genesis = |key: &SigningKey| {
-            let first =
-                history::genesis(&mesh, std::slice::from_ref(&root), &[("ann".into(), key.public(), false)], now);
-            (
-                ChangesetId(first.sign(&[key]).id()),
-                Proof { changesets: vec![STANDARD.encode(history::signed(&first, &[key]))] },
-            )
+        let now = clock::wall();
+        let [mesh, other] = [(); 2].map(|()| testing::Mesh::at(now));
+        let shown = |mesh: &testing::Mesh| Proof { changesets: vec![STANDARD.encode(&mesh.genesis)] };
+        let (own, foreign) = (shown(&mesh), shown(&other));
+        let known = Known {
+            trust_domain: testing::trust_domain(),
+            genesis: mesh.history.state(now).genesis,
+            role_set: 0,
+            out: Out::default(),
+            nodes: Vec::new(),
         };
-        let ((id, own), (_, foreign)) = (genesis(&key), genesis(&SigningKey::generate()));
-        let known =
-            Known { trust_domain: mesh.clone(), genesis: id.0, role_set: 0, out: Out::default(), nodes: Vec::new() };
-        assert!(believed(&known, &own, "x").unwrap().contains(&id));
+        assert!(believed(&known, &own, "x").unwrap().contains(&ChangesetId(known.genesis)));
         let stale = believed(&Known { role_set: 2, ..known.clone() }, &own, "x").err().unwrap();
         assert!(stale.code == "unverified_node" && stale.message.contains("RoleSets up to 1"), "{stale:?}");
         for lie in [foreign, Proof { changesets: Vec::new() }, Proof { changesets: vec!["AAAA".into()] }] {

@@ -331,7 +331,7 @@ pub fn intent((document, content): (DocumentId, String)) -> Intent {
 mod tests {
     use super::*;
 
-    fn pushed(pending: &[&str], complete: bool) -> Pushed {
+    pub(super) fn pushed(pending: &[&str], complete: bool) -> Pushed {
         let nodes = |names: &[&str]| names.iter().map(|name| NodeId::new(name).unwrap()).collect();
         Pushed {
             changeset: "ab".repeat(32),

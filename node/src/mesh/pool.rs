@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use certs::{
@@ -34,7 +35,7 @@ use super::{
     quic::{DATA_IDLE, MAX_STREAMS},
     secure::Secure,
 };
-use crate::clock;
+use crate::clock::{self, Uptime};
 
 /// QUIC connections per worker and group.
 const MAX_CONNECTIONS: usize = 4;
@@ -46,11 +47,11 @@ const MAX_UNDER_WAY: usize = MAX_CONNECTIONS * MAX_STREAMS as usize;
 const MAX_TCP_DIALS: usize = 32;
 /// Requests that wait per group.
 const MAX_WAITING: usize = 1_024;
-/// How long an unused virtual connection is kept on QUIC, milliseconds.
-const STREAM_IDLE: Millis = 10_000;
-/// How long an unused connection is kept, milliseconds: on TCP that is the virtual connection itself. Less than the silence
+/// How long an unused virtual connection is kept on QUIC.
+const STREAM_IDLE: Duration = Duration::from_secs(10);
+/// How long an unused connection is kept: on TCP that is the virtual connection itself. Less than the silence
 /// after which the other end gives up, so that nothing is sent into a connection that is just ending.
-const CONNECTION_IDLE: Millis = DATA_IDLE.as_millis() as Millis - 5_000;
+const CONNECTION_IDLE: Duration = DATA_IDLE.saturating_sub(Duration::from_secs(5));
 /// TLS connections that nobody uses, per group.
 const MAX_UNCLAIMED: usize = 64;
 
@@ -132,7 +133,7 @@ impl Pool {
     }
 
     /// Lets go what was unused for too long.
-    pub(super) fn sweep(&self, now: Millis) {
+    pub(super) fn sweep(&self, now: Uptime) {
         let wall = clock::wall();
         // A group that somebody holds is about to be used.
         lock(&self.groups).retain(|_, group| !group.sweep(now, wall) || Arc::strong_count(group) > 1);
@@ -181,7 +182,7 @@ struct State {
     /// Few: a group has as many prefaces as its services have ports.
     idle: Vec<(Arc<Preface>, Vec<Link>)>,
     /// TLS connections that nobody uses, and since when: a race's winners, and what ended tunnels gave back.
-    unclaimed: Vec<(Secure, Millis)>,
+    unclaimed: Vec<(Secure, Uptime)>,
     dialling: Option<Dialling>,
     /// Connections dialled so far: spreads them over the peer's workers.
     ordinal: u8,
@@ -309,7 +310,7 @@ impl Group {
 
     /// Keeps a virtual connection.
     pub(super) fn give_back(&self, mut link: Link) {
-        link.since = clock::uptime();
+        link.since = Uptime::now();
         let mut state = lock(&self.state);
         match state.idle.iter_mut().find(|(known, _)| *known == link.preface) {
             Some((_, links)) => links.push(link),
@@ -329,10 +330,8 @@ impl Group {
         if let Some(secure) = state.claim() {
             return Step::Claim(secure);
         }
-        if state.dialling.as_ref().is_some_and(|dialling| dialling.peek().is_some()) {
-            // It died without a word.
-            state.dialling = None;
-        }
+        // It died without a word.
+        drop(state.dialling.take_if(|dialling| dialling.peek().is_some()));
         state.connections.retain(|connection| connection.is_open());
         let usable = state.connections.iter().filter(|c| !c.retirement.has_come(wall));
         let best = usable.clone().min_by_key(|connection| connection.streams.load(Relaxed)).cloned();
@@ -374,25 +373,25 @@ impl Group {
     pub(super) fn unclaimed(&self, secure: Secure) {
         let mut state = lock(&self.state);
         if state.unclaimed.len() < MAX_UNCLAIMED {
-            state.unclaimed.push((secure, clock::uptime()));
+            state.unclaimed.push((secure, Uptime::now()));
         }
     }
 
     /// Lets go what was unused for too long; true if nothing is left.
-    fn sweep(&self, now: Millis, wall: Millis) -> bool {
+    fn sweep(&self, now: Uptime, wall: Millis) -> bool {
         let mut state = lock(&self.state);
         for (_, links) in &mut state.idle {
             links.retain_mut(|link| {
                 let kept = if link.is_quic { STREAM_IDLE } else { CONNECTION_IDLE };
-                let young = !link.is_retired() && now.saturating_sub(link.since) < kept.min(link.idle);
+                let young = !link.is_retired() && now.since(link.since) < kept.min(link.idle);
                 young && link.is_usable()
             });
         }
         state.idle.retain(|(_, links)| !links.is_empty());
-        state.unclaimed.retain_mut(|(secure, since)| now.saturating_sub(*since) < CONNECTION_IDLE && secure.is_quiet());
+        state.unclaimed.retain_mut(|(secure, since)| now.since(*since) < CONNECTION_IDLE && secure.is_quiet());
         state.connections.retain(|connection| {
             let unused = connection.streams.load(Relaxed) == 0;
-            let idle = now.saturating_sub(connection.used.load(Relaxed)) >= CONNECTION_IDLE;
+            let idle = now.since(Uptime(connection.used.load(Relaxed))) >= CONNECTION_IDLE;
             if unused && (idle || connection.retirement.has_come(wall)) {
                 connection.quic.close(Code::Done.varint(), b"");
             }

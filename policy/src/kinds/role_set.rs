@@ -259,25 +259,6 @@ impl RoleSet {
     /// A host of a document that lives in a namespace where these keys may not push it, and that namespace: such a document counts in
     /// its own namespace only.
     pub(crate) fn foreign_host<'d>(&self, document: &'d Document, signers: &[PublicKey]) -> Option<(&'d str, String)> {
-        let hosts = match &document.spec {
-            Spec::VirtualService(service) => service.hosts.as_slice(),
-            Spec::DestinationRule(rule) => std::slice::from_ref(&rule.host),
-            Spec::ServiceEntry(entry) => entry.hosts.as_slice(),
-            Spec::WorkloadEntry(_)
-            | Spec::WorkloadGroup(_)
-            | Spec::Gateway(_)
-            | Spec::Sidecar(_)
-            | Spec::AuthorizationPolicy(_)
-            | Spec::PeerAuthentication(_)
-            | Spec::RequestAuthentication(_)
-            | Spec::Telemetry(_)
-            | Spec::RateLimit(_)
-            | Spec::MeshConfig(_)
-            | Spec::RoleSet(_)
-            | Spec::NodeGrant(_)
-            | Spec::Revocation(_)
-            | Spec::Confirmation => &[],
-        };
         // A name that is no service's own is whose callers take it first: for the whole mesh only those claim one who rule it.
         let routes = document.spec.virtual_service().is_some_and(|service| service.is_for_mesh())
             || matches!(document.spec, Spec::ServiceEntry(_));
@@ -287,7 +268,7 @@ impl RoleSet {
         };
         // A Gateway opens ports of workloads in every namespace.
         let opens = matches!(document.spec, Spec::Gateway(_)).then(|| ("*", ROOT_NAMESPACE.to_owned()));
-        let owned = hosts.iter().filter_map(|host| Some((host.as_str(), owner(host)?))).chain(opens);
+        let owned = document.spec.hosts().iter().filter_map(|host| Some((host.as_str(), owner(host)?))).chain(opens);
         let own = &document.id;
         let mut foreign =
             owned.filter(|(_, owner)| *owner != own.namespace && !self.allows(signers, Verb::Push, own.kind, owner));

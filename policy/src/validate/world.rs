@@ -316,26 +316,8 @@ pub(super) fn gateway_id(name: &GatewayName) -> Option<DocumentId> {
 
 /// Hosts that a document speaks of in the mesh.
 fn claimed(spec: &Spec) -> &[String] {
-    match spec {
-        Spec::VirtualService(service) if service.is_for_mesh() => &service.hosts,
-        Spec::DestinationRule(rule) => std::slice::from_ref(&rule.host),
-        Spec::ServiceEntry(entry) => &entry.hosts,
-        Spec::VirtualService(_)
-        | Spec::WorkloadEntry(_)
-        | Spec::WorkloadGroup(_)
-        | Spec::Gateway(_)
-        | Spec::Sidecar(_)
-        | Spec::AuthorizationPolicy(_)
-        | Spec::PeerAuthentication(_)
-        | Spec::RequestAuthentication(_)
-        | Spec::Telemetry(_)
-        | Spec::RateLimit(_)
-        | Spec::MeshConfig(_)
-        | Spec::RoleSet(_)
-        | Spec::NodeGrant(_)
-        | Spec::Revocation(_)
-        | Spec::Confirmation => &[],
-    }
+    let elsewhere = spec.virtual_service().is_some_and(|service| !service.is_for_mesh());
+    if elsewhere { &[] } else { spec.hosts() }
 }
 
 /// The namespaces whose callers a VirtualService is for, as far as it names them: its own, and those that it is exported to.

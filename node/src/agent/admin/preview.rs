@@ -352,15 +352,8 @@ fn conditions(rule: &Rule<'_>) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use certs::{
-        id::{ServiceName, TrustDomain},
-        root::Root,
-        sign::SigningKey,
-    };
-    use policy::{
-        history::{History, genesis, signed},
-        parse,
-    };
+    use certs::id::ServiceName;
+    use policy::parse;
 
     use super::*;
 
@@ -368,12 +361,7 @@ mod tests {
     const ROUTES: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: shop}\nspec:\n  hosts: [a]\n  http:\n  - match: [{uri: {prefix: /x}}]\n    route: [{destination: {host: a}}]\n  - route: [{destination: {host: b, subset: v1}}]\n";
 
     pub(super) fn nothing() -> Arc<State> {
-        let (mesh, key) = (TrustDomain::new("t.example").unwrap(), SigningKey::generate());
-        let root = Root::generate(&mesh, 1).certificate();
-        let first = genesis(&mesh, &[root], &[("ann".into(), key.public(), false)], 1);
-        let mut history = History::new(mesh);
-        history.insert(&signed(&first, &[&key]), 1).unwrap();
-        history.state(1)
+        crate::testing::state("")
     }
 
     fn changes(text: &str) -> Vec<(DocumentId, Option<Document>)> {

@@ -1,31 +1,21 @@
 //! A push is durable before it is seen, refusals leave a line, and what a peer spoils stays fetchable.
 
 use certs::sign::SigningKey;
-use policy::{
-    DocumentId, Kind,
-    changeset::{Change, Changeset},
-    history::{genesis, signed},
-};
+use policy::{DocumentId, Kind, changeset::Changeset, history::signed};
 
 use super::*;
-
-const NOW: Millis = 1_800_000_000_000;
+use crate::testing::{self, NOW};
 
 struct Mesh {
     folder: tempfile::TempDir,
-    trust_domain: TrustDomain,
     operator: SigningKey,
     genesis: Vec<u8>,
 }
 
 impl Mesh {
     fn new() -> Self {
-        let trust_domain = TrustDomain::new("prod.example").unwrap();
-        let operator = SigningKey::generate();
-        let root = certs::root::Root::generate(&trust_domain, NOW).certificate();
-        let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], NOW);
-        let genesis = signed(&first, &[&operator]);
-        Self { folder: tempfile::tempdir().unwrap(), trust_domain, operator, genesis }
+        let testing::Mesh { operator, genesis, .. } = testing::Mesh::new();
+        Self { folder: tempfile::tempdir().unwrap(), operator, genesis }
     }
 
     fn book(&self, name: &str) -> Arc<Book> {
@@ -33,7 +23,7 @@ impl Mesh {
         if store.changesets().unwrap().is_empty() {
             store.append(&[&self.genesis], &[]).unwrap();
         }
-        Arc::new(Book::load(store, &self.trust_domain, NOW).unwrap())
+        Arc::new(Book::load(store, &testing::trust_domain(), NOW).unwrap())
     }
 
     fn grant(&self, node: &str, key: &SigningKey, replaces: Vec<ChangesetId>) -> Vec<u8> {
@@ -48,16 +38,7 @@ impl Mesh {
             retired: false,
         };
         let (document, body) = policy::kinds::node_grant_body(&grant);
-        let changeset = Changeset {
-            trust_domain: self.trust_domain.clone(),
-            role_set: 1,
-            issued_at: NOW,
-            message: String::new(),
-            confirm_by: None,
-            nonce: [7; 16],
-            changes: vec![Change { document, content: Some(body), replaces }],
-        };
-        signed(&changeset, &[key])
+        signed(&testing::changeset(document, Some(body), replaces), &[key])
     }
 }
 
@@ -137,15 +118,7 @@ async fn what_lacks_its_references_names_them() {
 fn route(mesh: &Mesh, at: Millis, replaces: Vec<ChangesetId>) -> Vec<u8> {
     let document = DocumentId::new(Kind::VirtualService, "shop", "cart");
     let body = r#"{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"cart","namespace":"shop"},"spec":{"hosts":["cart"],"http":[{"route":[{"destination":{"host":"cart"}}]}]}}"#;
-    let changeset = Changeset {
-        trust_domain: mesh.trust_domain.clone(),
-        role_set: 1,
-        issued_at: at,
-        message: String::new(),
-        confirm_by: None,
-        nonce: [9; 16],
-        changes: vec![Change { document, content: Some(body.into()), replaces }],
-    };
+    let changeset = Changeset { issued_at: at, ..testing::changeset(document, Some(body.into()), replaces) };
     signed(&changeset, &[&mesh.operator])
 }
 
@@ -179,7 +152,7 @@ fn each_refusal_has_a_code_of_its_own_that_every_door_knows() {
     let told = |code| {
         let refused = Refused::Because { code, message: "x".to_owned(), hint: "y".to_owned() };
         let error = super::refusal(&refused);
-        let known = crate::agent::admin::error::CODES.iter().any(|row| row.0 == error.code);
+        let known = crate::error::CODES.iter().any(|row| row.0 == error.code);
         assert!(known && error.hint == "y", "{code:?}: {error:?}");
         error.code.into_owned()
     };

@@ -12,6 +12,7 @@ use crate::{
         Unheard, admin::api, concerns::Concerns, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths,
     },
     clock::monotonic,
+    lock::lock,
     mesh::occupancy::{Connected, Occupancy},
     telemetry::{Exchanged, Histogram},
 };
@@ -110,7 +111,7 @@ impl Agent {
 
     /// Bytes a second sent to other nodes for membership, by lane, over the last seconds.
     pub fn gossip_rate(&self) -> BTreeMap<&'static str, u64> {
-        let mut rate = self.inner.rate.lock().expect("no code panics while it holds the rate");
+        let mut rate = lock(&self.inner.rate);
         let (now, sent) = (monotonic(), self.inner.sync.links.sent());
         let elapsed = now.duration_since(rate.at);
         if elapsed >= Duration::from_secs(1) {

@@ -10,6 +10,7 @@ use certs::{
 };
 
 use super::{Identity, LeafFacts};
+use crate::lock::lock;
 
 /// So many leafs of applications are remembered; the oldest go first.
 const REMEMBERED: usize = 512;
@@ -68,7 +69,7 @@ impl Identity {
             not_after: svid.not_after,
             uid: Some(uid),
         };
-        self.handed.lock().expect("no code panics while it holds what was handed out").note(leaf, now);
+        lock(&self.handed).note(leaf, now);
         Ok(svid)
     }
 }

@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 use crate::{
     agent::outside::{OwnPorts, refused},
     clock,
-    config::Speaker,
+    config::SpeakerName,
     http1::client::{Connection, Io},
     snapshot::Snapshot,
     tasks::Tasks,
@@ -58,7 +58,7 @@ impl Fetcher {
         source: &Source,
         time: Duration,
         own: &OwnPorts,
-        mesh: Option<(&Snapshot, &[Speaker])>,
+        mesh: Option<(&Snapshot, &[SpeakerName])>,
     ) -> Result<KeySet, String> {
         let (Site::Url(written) | Site::Issuer(written)) = &source.site;
         let (namespace, until) = (&*source.namespace, clock::monotonic() + time);
@@ -122,7 +122,7 @@ impl Fetcher {
     async fn ask_mesh(
         &self,
         time: Duration,
-        speakers: &[Speaker],
+        speakers: &[SpeakerName],
         service: &ServiceName,
         at: (u16, &Uri),
     ) -> Result<String, String> {
@@ -138,7 +138,7 @@ impl Fetcher {
 
     async fn ask_as(
         &self,
-        speaker: &Speaker,
+        speaker: &SpeakerName,
         timeout: Duration,
         service: &ServiceName,
         (port, uri): (u16, &Uri),
@@ -181,7 +181,7 @@ fn request(uri: &Uri) -> http::request::Builder {
 /// What holds for all requests of one fetch.
 struct Asking<'a> {
     /// Its services, and who may ask them.
-    mesh: Option<(&'a Snapshot, &'a [Speaker])>,
+    mesh: Option<(&'a Snapshot, &'a [SpeakerName])>,
     /// Whose services a short name means.
     namespace: &'a str,
     /// For all of it.
@@ -195,7 +195,7 @@ struct Asking<'a> {
 
 impl Asking<'_> {
     /// The service of the mesh that a host means, and who asks it; `None` if it means none.
-    fn service(&self, host: &str, port: u16) -> Result<Option<(&[Speaker], ServiceName)>, String> {
+    fn service(&self, host: &str, port: u16) -> Result<Option<(&[SpeakerName], ServiceName)>, String> {
         let Some((snapshot, speakers)) = self.mesh else { return Ok(None) };
         let Some(name) = hosts::named(host, self.namespace) else { return Ok(None) };
         let Some(service) = snapshot.services.get(&name) else { return Ok(None) };

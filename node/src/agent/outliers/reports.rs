@@ -161,29 +161,13 @@ fn is_of(record: &OutlierRecord, id: &EndpointId) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use certs::id::{NodeId, ServiceAccount, ServiceName};
+    use certs::id::ServiceName;
 
     use super::*;
-    use crate::snapshot::StatsTable;
+    use crate::{snapshot::StatsTable, testing};
 
     fn endpoint(node: &str, stats: &StatsTable) -> Endpoint {
-        let service = ServiceName::new("shop", "cart").unwrap();
-        let id = EndpointId { node: NodeId::new(node).unwrap(), service, instance: None };
-        Endpoint {
-            address: "127.0.0.1:15008".parse().unwrap(),
-            account: ServiceAccount::new("shop", "cart").unwrap(),
-            labels: Arc::new(BTreeMap::new()),
-            locality: "".into(),
-            weight: 1,
-            ports: Arc::new([]),
-            healthy: true,
-            reason: "".into(),
-            local: false,
-            stats: stats.of(&id, 1),
-            id,
-        }
+        testing::endpoint(node, &ServiceName::new("shop", "cart").unwrap(), stats)
     }
 
     /// An attempt that fails; true if the endpoint is to be watched.

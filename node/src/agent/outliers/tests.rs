@@ -5,27 +5,18 @@ use std::{
     sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed},
 };
 
-use certs::{
-    id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
-    root::Root,
-    sign::SigningKey,
-};
+use certs::id::{NodeId, ServiceAccount, ServiceName};
 use membership::{engine::Event, statement::Statement};
-use policy::{
-    changeset::{Change, Changeset},
-    compile::Compiled,
-    history::{History, genesis, signed},
-    kinds::OutlierDetection,
-    route::ClusterPolicy,
-};
+use policy::{kinds::OutlierDetection, route::ClusterPolicy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::{
     agent::{event::Events, members::Input},
-    balance::{Ask, Client, Tried, outlier::Outcome, rate::Limits},
+    balance::{Ask, Client, Tried, outlier::Outcome},
     config::{Check, Port, Probe, Protocol, Service},
     snapshot::{Circuit, Endpoint, Instance, Services, Snapshot, StatsTable, Table},
+    testing,
 };
 
 /// The application behind the one endpoint that is beside the node: it answers its check.
@@ -71,63 +62,13 @@ fn service() -> ServiceName {
 }
 
 fn endpoint(node: &str, stats: &StatsTable) -> Endpoint {
-    let id = EndpointId { node: NodeId::new(node).unwrap(), service: service(), instance: None };
-    Endpoint {
-        address: "127.0.0.1:15008".parse().unwrap(),
-        account: ServiceAccount::new("shop", "cart").unwrap(),
-        labels: Arc::new(BTreeMap::new()),
-        locality: "".into(),
-        weight: 1,
-        ports: Arc::new([]),
-        healthy: true,
-        reason: "".into(),
-        local: node == "n0",
-        stats: stats.of(&id, 1),
-        id,
-    }
+    Endpoint { local: node == "n0", ..testing::endpoint(node, &service(), stats) }
 }
 
 /// Endpoints of `shop/cart` may be outliers.
 const RULE: &str = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\n\
                     spec: {host: '*.shop.svc.cluster.local', subsets: [{name: v1, labels: {version: v1}, trafficPolicy: \
                     {outlierDetection: {}}}]}\n";
-
-fn snapshot(stats: &StatsTable, rule: &str) -> Snapshot {
-    let (trust_domain, now) = (TrustDomain::new("t.example").unwrap(), 1_800_000_000_000);
-    let operator = SigningKey::generate();
-    let root = Root::generate(&trust_domain, now).certificate();
-    let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], now);
-    let mut history = History::new(trust_domain.clone());
-    history.insert(&signed(&first, &[&operator]), now).unwrap();
-    let parsed = policy::parse::yaml("rule.yaml", rule, "shop");
-    let change = |located: policy::parse::Located| Change {
-        replaces: Vec::new(),
-        document: located.document.id,
-        content: Some(located.json),
-    };
-    let changeset = Changeset {
-        trust_domain: trust_domain.clone(),
-        role_set: 1,
-        issued_at: now,
-        message: String::new(),
-        confirm_by: None,
-        nonce: [1; 16],
-        changes: parsed.documents.into_iter().map(change).collect(),
-    };
-    history.insert(&signed(&changeset, &[&operator]), now).unwrap();
-    let state = history.state(now);
-    Snapshot {
-        authority: Arc::new(state.authority(&trust_domain)),
-        trust_domain,
-        node: NodeId::new("n0").unwrap(),
-        compiled: Arc::new(Compiled::build(&state, None)),
-        services: Arc::new(Services::new(["n0", "n1", "n2"].map(|node| endpoint(node, stats)))),
-        foreign: Arc::default(),
-        state,
-        limits: Arc::new(Limits::new(7)),
-        token_keys: Arc::default(),
-    }
-}
 
 fn own_service(tasks: &Tasks, members: &Members, target: std::net::SocketAddr) -> Arc<Local> {
     let node = NodeId::new("n0").unwrap();
@@ -168,7 +109,7 @@ impl Node {
         let application = Application::start(&tasks).await;
         let (members, said) = Members::channel();
         let (stats, hearing) = (StatsTable::default(), Hearing::default());
-        let snapshot = snapshot(&stats, rule);
+        let snapshot = testing::snapshot(rule, Services::new(["n0", "n1", "n2"].map(|node| endpoint(node, &stats))));
         let endpoints = snapshot.services.get(&service()).unwrap().endpoints.to_vec();
         let (circuits, outlets) = Circuits::new();
         let circuits = Arc::new(circuits);
@@ -407,7 +348,7 @@ async fn of_one_statement_no_more_is_looked_at_than_an_honest_member_tells() {
 fn which_services_are_covered_follows_documents_and_services() {
     let (stats, mut detection) = (StatsTable::default(), Detection::default());
     let (covered, other) = (service(), ServiceName::new("bank", "cart").unwrap());
-    let mut snapshot = snapshot(&stats, RULE);
+    let mut snapshot = testing::snapshot(RULE, Services::default());
     for services in [Services::new([endpoint("n0", &stats)]), Services::new([])] {
         snapshot.services = Arc::new(services);
         detection.follow(&snapshot);
@@ -415,7 +356,7 @@ fn which_services_are_covered_follows_documents_and_services() {
     }
     let services = Arc::new(Services::new([endpoint("n0", &stats)]));
     for (namespace, covers) in [("shop", true), ("bank", false), ("shop", true)] {
-        let next = super::tests::snapshot(&stats, &RULE.replace("*.shop", &format!("*.{namespace}")));
+        let next = testing::snapshot(&RULE.replace("*.shop", &format!("*.{namespace}")), Services::default());
         detection.follow(&Snapshot { services: services.clone(), ..next });
         assert_eq!((detection.covers(&covered), detection.covers(&other)), (covers, !covers));
     }

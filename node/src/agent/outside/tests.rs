@@ -2,46 +2,20 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use certs::{
-    id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
-    root::Root,
-    sign::SigningKey,
-};
+use certs::id::ServiceName;
 use policy::{
-    changeset::{Change, Changeset},
     compile::Compiled,
-    history::{History, genesis, signed},
     hosts::{Protocol, ServicePort},
 };
 
 use super::*;
-use crate::snapshot::{Endpoint, EndpointId, Foreign, ForeignServices, Instance, Services, StatsTable, Trouble};
+use crate::{
+    snapshot::{Endpoint, Foreign, ForeignServices, Instance, Services, StatsTable, Trouble},
+    testing,
+};
 
 fn compiled(documents: &str) -> Compiled {
-    let (trust_domain, now) = (TrustDomain::new("t.example").unwrap(), 1_800_000_000_000);
-    let operator = SigningKey::generate();
-    let root = Root::generate(&trust_domain, now).certificate();
-    let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], now);
-    let mut history = History::new(trust_domain.clone());
-    history.insert(&signed(&first, &[&operator]), now).unwrap();
-    let parsed = policy::parse::yaml("a.yaml", documents, "shop");
-    assert!(parsed.is_valid(), "{:#?}", parsed.problems);
-    let change = |located: policy::parse::Located| Change {
-        replaces: Vec::new(),
-        document: located.document.id,
-        content: Some(located.json),
-    };
-    let changeset = Changeset {
-        trust_domain,
-        role_set: 1,
-        issued_at: now,
-        message: String::new(),
-        confirm_by: None,
-        nonce: [1; 16],
-        changes: parsed.documents.into_iter().map(change).collect(),
-    };
-    history.insert(&signed(&changeset, &[&operator]), now).unwrap();
-    Compiled::build(&history.state(now), None)
+    Compiled::build(&testing::state(documents), None)
 }
 
 fn entry(name: &str, spec: &str) -> String {
@@ -171,19 +145,10 @@ fn selectors_find_workloads_with_and_without_a_node() {
     let stats = StatsTable::default();
     let endpoint = |namespace: &str, app: &str, port: u16| {
         let service = ServiceName::new(namespace, app).unwrap();
-        let id = EndpointId { node: NodeId::new("a").unwrap(), service, instance: None };
         Endpoint {
-            address: "127.0.0.1:15008".parse().unwrap(),
-            account: ServiceAccount::new(namespace, "default").unwrap(),
             labels: Arc::new([("app".to_owned(), "db".to_owned())].into()),
-            locality: "".into(),
-            weight: 1,
             ports: Arc::new([ServicePort { name: "http".to_owned(), number: port, protocol: Protocol::Http }]),
-            healthy: true,
-            reason: "".into(),
-            local: false,
-            stats: stats.of(&id, 1),
-            id,
+            ..testing::endpoint("a", &service, &stats)
         }
     };
     let services =

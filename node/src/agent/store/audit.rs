@@ -210,15 +210,10 @@ pub(super) fn link(write: &WriteTransaction, judgements: &[Judgement]) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn store(folder: &tempfile::TempDir) -> Store {
-        Store::open(&folder.path().join("store.redb")).unwrap()
-    }
-
-    fn judgement(subject: &[u8], refused: Option<&str>) -> Judgement {
-        Judgement { at: 7, subject: Digest::of(subject), from: "push".into(), refused: refused.map(Into::into) }
-    }
+    use super::{
+        super::tests::{judgement, store},
+        *,
+    };
 
     fn three(store: &Store) -> Vec<AuditEntry> {
         store.append(&[b"one"], &[judgement(b"one", None)]).unwrap();

@@ -2,11 +2,11 @@
 
 use super::*;
 
-fn store(folder: &tempfile::TempDir) -> Store {
+pub(super) fn store(folder: &tempfile::TempDir) -> Store {
     Store::open(&folder.path().join("store.redb")).unwrap()
 }
 
-fn judgement(subject: &[u8], refused: Option<&str>) -> Judgement {
+pub(super) fn judgement(subject: &[u8], refused: Option<&str>) -> Judgement {
     Judgement { at: 7, subject: Digest::of(subject), from: "push".into(), refused: refused.map(Into::into) }
 }
 

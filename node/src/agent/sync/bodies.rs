@@ -10,7 +10,7 @@ use certs::{grant::NodeGrant, id::NodeId, sign::Digest};
 use membership::view::MemberState;
 
 use super::{Freshness, Sync};
-use crate::{agent::store::AuditHead, clock::monotonic};
+use crate::{agent::store::AuditHead, clock::monotonic, lock::lock};
 
 /// How often bodies are let go that were replaced long ago.
 const FORGET: Duration = Duration::from_secs(3600);
@@ -86,11 +86,11 @@ impl Sync {
     }
 
     fn audits(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, AuditHead>> {
-        self.state.audits.lock().expect("no code panics while it holds the map")
+        lock(&self.state.audits)
     }
 
     fn freshness(&self) -> std::sync::MutexGuard<'_, Freshness> {
-        self.state.freshness.lock().expect("no code panics while it holds the time")
+        lock(&self.state.freshness)
     }
 
     /// Lets old bodies go, and asks a peer for those that should be here.

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     agent::Agent,
+    lock::lock,
     mesh::crowd::{Crowd, Place},
     tasks::Tasks,
 };
@@ -154,7 +155,7 @@ impl WorkloadApi {
             "/SpiffeWorkloadAPI/FetchX509Bundles" => Wants::Bundles,
             path => return Err(unserved(path)),
         };
-        let pace = self.pace.lock().expect("no code panics while it holds the pace").takes(uid, self.agent.now());
+        let pace = lock(&self.pace).takes(uid, self.agent.now());
         if !pace {
             let message = format!("more than {A_MINUTE} calls of user {uid} within a minute");
             return Err(Status::new(Code::ResourceExhausted, message));

@@ -215,22 +215,7 @@ fn spread(pushed: Option<&Pushed>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn pushed(pending: &[&str], complete: bool) -> Pushed {
-        let nodes = |names: &[&str]| names.iter().map(|name| NodeId::new(name).unwrap()).collect();
-        Pushed {
-            changeset: "ab".repeat(32),
-            durable: nodes(&["a"]),
-            applied: nodes(&["a"]),
-            pending: nodes(pending),
-            unreachable: Vec::new(),
-            complete,
-            elapsed_ms: 7,
-            receipts: Vec::new(),
-            proposal: None,
-        }
-    }
+    use super::{super::tests::pushed, *};
 
     fn outcome(pushed: Pushed) -> Outcome {
         Outcome::new(&pushed.changeset.clone(), Vec::new(), Some(pushed), Vec::new())

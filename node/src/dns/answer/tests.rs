@@ -1,10 +1,13 @@
 //! What is answered, what is passed on, what is refused, and that no bytes do harm.
 
 use super::*;
-use crate::snapshot::{Endpoint, EndpointId, StatsTable};
+use crate::{
+    snapshot::{Endpoint, StatsTable},
+    testing,
+};
 use policy::hosts::Protocol;
 use proptest::prelude::*;
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 const CART: Ipv4Addr = Ipv4Addr::new(127, 240, 1, 2);
 /// Of a host of a ServiceEntry.
@@ -23,20 +26,7 @@ impl World {
         let stats = StatsTable::default();
         let endpoint = |name: &str, ports: Vec<ServicePort>| {
             let service = ServiceName::new("shop", name).unwrap();
-            let id = EndpointId { node: node.clone(), service, instance: None };
-            Endpoint {
-                address: "127.0.0.1:15008".parse().unwrap(),
-                account: certs::id::ServiceAccount::new("shop", "default").unwrap(),
-                labels: Arc::default(),
-                locality: "".into(),
-                weight: 1,
-                ports: ports.into(),
-                healthy: true,
-                reason: "".into(),
-                local: false,
-                stats: stats.of(&id, 1),
-                id,
-            }
+            Endpoint { ports: ports.into(), ..testing::endpoint(node.as_str(), &service, &stats) }
         };
         let port = |name: &str, number| ServicePort { name: name.to_owned(), number, protocol: Protocol::Http };
         let services =

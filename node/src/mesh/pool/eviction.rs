@@ -2,10 +2,8 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use certs::codec::Millis;
-
 use super::{Connection, Group, Pool, Pools, State, lock};
-use crate::mesh::error::Code;
+use crate::{clock::Uptime, mesh::error::Code};
 
 impl Pools {
     /// Closes the least recently used of the connections that nobody uses, whichever worker's it is; false if all are in use.
@@ -18,26 +16,26 @@ impl Pools {
 
 impl Pool {
     /// When the least recently used of the connections that nobody uses was used.
-    fn oldest(&self) -> Option<Millis> {
+    fn oldest(&self) -> Option<Uptime> {
         lock(&self.groups).values().filter_map(|group| group.oldest()).min()
     }
 
     /// Closes a connection that nobody uses and that was last used then; false if there is none any more.
-    fn drop_used_at(&self, used: Millis) -> bool {
+    fn drop_used_at(&self, used: Uptime) -> bool {
         lock(&self.groups).values().any(|group| group.drop_used_at(used))
     }
 }
 
 impl Group {
     /// When the longest unused connection was last used.
-    fn oldest(&self) -> Option<Millis> {
+    fn oldest(&self) -> Option<Uptime> {
         let state = lock(&self.state);
         let unused = state.connections.iter().filter_map(|connection| state.unused_since(connection));
         let kept = state.idle.iter().flat_map(|(_, links)| links).filter(|link| !link.is_quic).map(|link| link.since);
         unused.chain(kept).chain(state.unclaimed.iter().map(|(_, since)| *since)).min()
     }
 
-    fn drop_used_at(&self, used: Millis) -> bool {
+    fn drop_used_at(&self, used: Uptime) -> bool {
         let mut state = lock(&self.state);
         let unused = |connection: &&Arc<Connection>| state.unused_since(connection) == Some(used);
         let ended: Vec<_> = state.connections.iter().filter(unused).cloned().collect();
@@ -62,9 +60,9 @@ impl Group {
 
 impl State {
     /// Since when nobody uses a QUIC connection: every stream on it is a virtual connection that is kept. `None` while somebody does.
-    fn unused_since(&self, connection: &Connection) -> Option<Millis> {
+    fn unused_since(&self, connection: &Connection) -> Option<Uptime> {
         let streams = connection.streams.load(Relaxed);
-        let last = connection.used.load(Relaxed);
+        let last = Uptime(connection.used.load(Relaxed));
         if streams == 0 {
             return Some(last);
         }

@@ -1,18 +1,12 @@
 //! Which destinations are services, by address and by name.
 
 use super::*;
-use crate::snapshot::{Endpoint, EndpointId, Names, Services, StatsTable};
-use certs::{
-    id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
-    root::Root,
-    sign::SigningKey,
+use crate::{
+    snapshot::{Endpoint, Names, Services, StatsTable},
+    testing,
 };
-use policy::{
-    changeset::{Change, Changeset},
-    compile::Compiled,
-    history::{History, genesis, signed},
-    hosts::ServicePort,
-};
+use certs::id::{ServiceAccount, ServiceName};
+use policy::hosts::ServicePort;
 use std::collections::BTreeMap;
 
 const CART: Ipv4Addr = Ipv4Addr::new(127, 240, 0, 9);
@@ -22,24 +16,10 @@ fn cart() -> ServiceName {
 }
 
 fn services() -> Services {
-    let stats = StatsTable::default();
-    let id = EndpointId { node: NodeId::new("a").unwrap(), service: cart(), instance: None };
     let port = |number, protocol| ServicePort { name: format!("p{number}"), number, protocol };
     let ports =
         [port(80, Protocol::Http), port(443, Protocol::Tls), port(9, Protocol::Sniffed), port(5432, Protocol::Tcp)];
-    Services::new([Endpoint {
-        address: "127.0.0.1:15008".parse().unwrap(),
-        account: ServiceAccount::new("shop", "default").unwrap(),
-        labels: Arc::default(),
-        locality: "".into(),
-        weight: 1,
-        ports: ports.into(),
-        healthy: true,
-        reason: "".into(),
-        local: false,
-        stats: stats.of(&id, 1),
-        id,
-    }])
+    Services::new([Endpoint { ports: ports.into(), ..testing::endpoint("a", &cart(), &StatsTable::default()) }])
 }
 
 #[test]
@@ -85,43 +65,6 @@ fn a_name_leads_to_a_port_that_may_be_called_by_name() {
     }
 }
 
-fn snapshot(documents: &str) -> Snapshot {
-    let (trust_domain, now) = (TrustDomain::new("t.example").unwrap(), 1_800_000_000_000);
-    let operator = SigningKey::generate();
-    let root = Root::generate(&trust_domain, now).certificate();
-    let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], now);
-    let mut history = History::new(trust_domain.clone());
-    history.insert(&signed(&first, &[&operator]), now).unwrap();
-    let parsed = policy::parse::yaml("documents.yaml", documents, "shop");
-    let change = |located: policy::parse::Located| Change {
-        replaces: Vec::new(),
-        document: located.document.id,
-        content: Some(located.json),
-    };
-    let changeset = Changeset {
-        trust_domain: trust_domain.clone(),
-        role_set: 1,
-        issued_at: now,
-        message: String::new(),
-        confirm_by: None,
-        nonce: [1; 16],
-        changes: parsed.documents.into_iter().map(change).collect(),
-    };
-    history.insert(&signed(&changeset, &[&operator]), now).unwrap();
-    let state = history.state(now);
-    Snapshot {
-        authority: Arc::new(state.authority(&trust_domain)),
-        trust_domain,
-        node: NodeId::new("n0").unwrap(),
-        compiled: Arc::new(Compiled::build(&state, None)),
-        services: Arc::new(services()),
-        foreign: Arc::default(),
-        state,
-        limits: Arc::new(crate::balance::rate::Limits::new(7)),
-        token_keys: Arc::default(),
-    }
-}
-
 #[test]
 fn only_ports_of_what_its_caller_may_call_are_told_by_names() {
     const ENTRY: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: db, namespace: data}\n\
@@ -139,7 +82,8 @@ fn only_ports_of_what_its_caller_may_call_are_told_by_names() {
         account: ServiceAccount::new(namespace, "default").unwrap(),
     };
     let told = |documents: &str, namespace: &str| {
-        let mut told: Vec<u16> = told_by_names(&snapshot(documents), &source(namespace)).into_iter().collect();
+        let mut told: Vec<u16> =
+            told_by_names(&testing::snapshot(documents, services()), &source(namespace)).into_iter().collect();
         told.sort_unstable();
         told
     };

@@ -98,11 +98,16 @@ impl Handler for Requests {
     }
 
     fn refused(&self, cause: Cause) {
-        let mut exchange = Exchange::new(clock::monotonic(), false);
-        exchange.between(Arc::clone(&self.caller.recorder));
-        exchange.observe(observe::begin_connection(&self.context, &self.caller));
-        exchange.refused(cause);
+        refused(&self.context, &self.caller, cause);
     }
+}
+
+/// Tells of a head that was refused before there was a request.
+fn refused(context: &Context, caller: &Caller, cause: Cause) {
+    let mut exchange = Exchange::new(clock::monotonic(), false);
+    exchange.between(Arc::clone(&caller.recorder));
+    exchange.observe(observe::begin_connection(context, caller));
+    exchange.refused(cause);
 }
 
 /// Sends one request to the application and gives its answer, or ours with the cause in `x-skein-outcome`.

@@ -10,12 +10,11 @@ use super::{
     observe, tcp,
 };
 use crate::{
-    clock, config, mesh,
+    config, mesh,
     proxy::{
         connection::{self, Handler},
         context::Context,
         detect::{self, Spoken},
-        exchange::Exchange,
         failure::Cause,
         http::{self as body, Bounds, Incoming, RequestBody, ResponseBody, Side},
         local::LocalPort,
@@ -224,10 +223,7 @@ impl Handler for Requests {
     }
 
     fn refused(&self, cause: Cause) {
-        let mut exchange = Exchange::new(clock::monotonic(), false);
-        exchange.between(Arc::clone(&self.caller.recorder));
-        exchange.observe(observe::begin_connection(&self.context, &self.caller));
-        exchange.refused(cause);
+        super::refused(&self.context, &self.caller, cause);
     }
 
     async fn closed(&self) {

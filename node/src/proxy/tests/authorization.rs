@@ -8,7 +8,7 @@ use super::{
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
-fn deny(path: &str) -> String {
+pub(super) fn deny(path: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: deny}}\nspec: {{action: DENY, rules: [{{to: [{{operation: {{paths: ['{path}']}}}}]}}]}}\n"
     )

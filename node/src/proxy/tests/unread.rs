@@ -1,6 +1,7 @@
 //! Callers that do not read, or too slowly: what ends a response ends it for them, too, and what they still send.
 
 use super::{
+    authorization::deny,
     backend::Buffered,
     client::{Client, eventually},
     grpc,
@@ -31,12 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn timeout(spec: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r}}\nspec: {{hosts: [reviews], http: [{{timeout: {spec}, route: [{{destination: {{host: reviews}}}}]}}]}}\n"
-    )
-}
-
-fn deny(path: &str) -> String {
-    format!(
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: deny}}\nspec: {{action: DENY, rules: [{{to: [{{operation: {{paths: ['{path}']}}}}]}}]}}\n"
     )
 }
 

@@ -1,14 +1,13 @@
 //! Tables and ejections over time.
 
-use std::collections::BTreeMap;
-
-use certs::id::{NodeId, ServiceAccount, ServiceName};
+use certs::id::ServiceName;
 use policy::kinds::{LoadBalancer, LocalityLb, OutlierDetection};
 
 use super::*;
 use crate::{
     balance::{Ask, Locality, Tried, outlier::Outcome},
-    snapshot::{EndpointId, StatsTable},
+    snapshot::StatsTable,
+    testing,
 };
 
 fn service() -> ServiceName {
@@ -16,20 +15,7 @@ fn service() -> ServiceName {
 }
 
 fn endpoint(node: &str, stats: &StatsTable) -> Arc<Endpoint> {
-    let id = EndpointId { node: NodeId::new(node).unwrap(), service: service(), instance: None };
-    Arc::new(Endpoint {
-        address: "127.0.0.1:15008".parse().unwrap(),
-        account: ServiceAccount::new("shop", "cart").unwrap(),
-        labels: Arc::new(BTreeMap::new()),
-        locality: "".into(),
-        weight: 1,
-        ports: Arc::new([]),
-        healthy: true,
-        reason: "".into(),
-        local: false,
-        stats: stats.of(&id, 1),
-        id,
-    })
+    Arc::new(testing::endpoint(node, &service(), stats))
 }
 
 fn detecting() -> Arc<ClusterPolicy> {

@@ -91,54 +91,18 @@ fn raise(epochs: &mut BTreeMap<NodeId, u64>, node: NodeId, epoch: u64) {
 mod tests {
     use std::sync::Arc;
 
-    use certs::{codec::Millis, id::TrustDomain, root::Root, sign::SigningKey};
-    use policy::{
-        changeset::{Change, Changeset, ChangesetId},
-        history::{History, genesis, signed},
-        kinds::{Revocation, node_grant_body},
-    };
+    use policy::kinds::{Revocation, node_grant_body};
 
     use super::*;
+    use crate::testing::Mesh;
 
-    const NOW: Millis = 1_800_000_000_000;
-
-    /// A mesh's history, and who signs it.
-    struct Mesh(History, SigningKey);
-
-    impl Mesh {
-        fn new() -> Self {
-            let (trust_domain, key) = (TrustDomain::new("t.example").unwrap(), SigningKey::generate());
-            let root = Root::generate(&trust_domain, NOW).certificate();
-            let first = genesis(&trust_domain, &[root], &[("ann".into(), key.public(), false)], NOW);
-            let mut history = History::new(trust_domain);
-            history.insert(&signed(&first, &[&key]), NOW).unwrap();
-            Self(history, key)
-        }
-
-        fn push(&mut self, document: DocumentId, content: Option<String>) -> Arc<State> {
-            let replaces: Vec<ChangesetId> = self.0.state(NOW).heads(&document);
-            let changeset = Changeset {
-                trust_domain: TrustDomain::new("t.example").unwrap(),
-                role_set: 1,
-                issued_at: NOW,
-                message: String::new(),
-                confirm_by: None,
-                nonce: [1; 16],
-                changes: vec![Change { document, content, replaces }],
-            };
-            self.0.insert(&signed(&changeset, &[&self.1]), NOW).unwrap();
-            self.0.state(NOW)
-        }
-
-        fn grant(&mut self, node: &NodeId, epoch: u64, retired: bool) -> (DocumentId, Arc<State>) {
-            let (services, token_hash, token_expires) = Default::default();
-            let redeemer = Some(node.clone());
-            let node = node.clone();
-            let grant =
-                NodeGrant { node, epoch, services, token_hash, redeemer, token_expires, enroller: false, retired };
-            let (document, body) = node_grant_body(&grant);
-            (document.clone(), self.push(document, Some(body)))
-        }
+    fn grant(mesh: &mut Mesh, node: &NodeId, epoch: u64, retired: bool) -> (DocumentId, Arc<State>) {
+        let (services, token_hash, token_expires) = Default::default();
+        let redeemer = Some(node.clone());
+        let node = node.clone();
+        let grant = NodeGrant { node, epoch, services, token_hash, redeemer, token_expires, enroller: false, retired };
+        let (document, body) = node_grant_body(&grant);
+        (document.clone(), mesh.push(document, Some(body)))
     }
 
     #[test]
@@ -146,7 +110,7 @@ mod tests {
         let (mut mesh, node, mut known) = (Mesh::new(), NodeId::new("web-1").unwrap(), Out::default());
         for (epoch, retired, ended) in [(1, false, None), (2, false, Some(1)), (2, true, Some(2)), (3, false, Some(2))]
         {
-            let (document, state) = mesh.grant(&node, epoch, retired);
+            let (document, state) = grant(&mut mesh, &node, epoch, retired);
             let asked: Vec<DocumentId> = known.doubtful(&Out::by(&state)).collect();
             assert_eq!(asked.contains(&document), known.ended.get(&node).copied() != ended, "{epoch} {retired}");
             known.learn(&state, &document);
@@ -160,7 +124,7 @@ mod tests {
     #[test]
     fn a_key_is_out_until_its_revocation_is_seen_to_be_taken_back() {
         let (mut mesh, key, mut known) = (Mesh::new(), Digest::of(b"key"), Out::default());
-        let nothing = mesh.0.state(NOW);
+        let nothing = mesh.state();
         let revocation = Revocation { keys: [key].into(), ..Revocation::default() };
         let (document, body) = revocation.body(&key_document(&key));
         let revoked = mesh.push(document.clone(), Some(body));

@@ -8,7 +8,7 @@ use policy::{
     route::{Addressed, ClusterPolicy, Destination, Subset},
 };
 
-use crate::snapshot::{Foreign, Instance, Service, Snapshot};
+use super::{Foreign, Instance, Service, Snapshot};
 
 /// Why a destination has no endpoints at all: 503 NC.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -224,45 +224,21 @@ impl<'s> Candidates<'s> {
 
 #[cfg(test)]
 mod tests {
-    use certs::id::{NodeId, ServiceAccount, ServiceName};
+    use certs::id::ServiceName;
     use policy::{compile::Compiled, history::State, route::survey};
 
     use super::*;
-    use crate::snapshot::{Endpoint, EndpointId, Services};
+    use crate::{
+        snapshot::{Endpoint, Services, StatsTable},
+        testing,
+    };
 
     fn endpoint(node: &str, version: &str, port: u16) -> Endpoint {
+        let service = ServiceName::new("shop", "cart").unwrap();
         Endpoint {
-            id: EndpointId {
-                node: NodeId::new(node).unwrap(),
-                service: ServiceName::new("shop", "cart").unwrap(),
-                instance: None,
-            },
-            address: "127.0.0.1:15008".parse().unwrap(),
-            account: ServiceAccount::new("shop", "cart").unwrap(),
             labels: Arc::new(BTreeMap::from([("version".to_owned(), version.to_owned())])),
-            locality: "".into(),
-            weight: 1,
             ports: Arc::new([ServicePort { name: "http".to_owned(), number: port, protocol: Protocol::Http }]),
-            healthy: true,
-            reason: "".into(),
-            local: false,
-            stats: Arc::default(),
-        }
-    }
-
-    fn snapshot(services: Services) -> Snapshot {
-        let trust_domain = certs::id::TrustDomain::new("t.example").unwrap();
-        let state = Arc::new(State::nothing());
-        Snapshot {
-            authority: Arc::new(state.authority(&trust_domain)),
-            trust_domain,
-            node: NodeId::new("a").unwrap(),
-            compiled: Arc::new(Compiled::build(&state, None)),
-            services: Arc::new(services),
-            foreign: Arc::default(),
-            state,
-            limits: Arc::new(crate::balance::rate::Limits::new(7)),
-            token_keys: Arc::default(),
+            ..testing::endpoint(node, &service, &StatsTable::default())
         }
     }
 
@@ -278,7 +254,7 @@ mod tests {
         let sick = Endpoint { healthy: false, ..endpoint("b", "v1", 80) };
         let idle = Endpoint { weight: 0, ..endpoint("c", "v1", 80) };
         let all = [endpoint("a", "v1", 80), sick, idle, endpoint("d", "v2", 80), endpoint("e", "v1", 81)];
-        let snapshot = snapshot(Services::new(all));
+        let snapshot = testing::snapshot("", Services::new(all));
         let labels = Arc::new(BTreeMap::from([("version".to_owned(), "v1".to_owned())]));
         let (wanted, subset) = (destination(), Subset::Labels(labels));
         let candidates =
@@ -293,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_nobody_defines_is_named() {
-        let services = snapshot(Services::new([endpoint("a", "v1", 80)]));
+        let services = testing::snapshot("", Services::new([endpoint("a", "v1", 80)]));
         let host = "cart.shop.svc.cluster.local".to_owned();
         let why = |destination: &Destination, subset: &Subset, port| {
             let policy = ClusterPolicy::default();
@@ -310,7 +286,7 @@ mod tests {
         {
             let mut other = endpoint("a", "v1", 80);
             other.ports = Arc::new([ServicePort { name: "raw".into(), number: 80, protocol }]);
-            let services = snapshot(Services::new([other]));
+            let services = testing::snapshot("", Services::new([other]));
             let wanted = destination();
             let policy = ClusterPolicy::default();
             let why = |carries| Candidates::of(&services, "shop", (&wanted, &Subset::All), 80, carries, &policy).err();
