@@ -182,7 +182,7 @@ async fn what_was_signed_is_told_in_pages_that_hold_together() {
     }
     let (all, next) = book.signed(0, 1 << 20, NOW).await.unwrap();
     assert_eq!((all.len(), next), (6, None));
-    let mut told = History::new(mesh.trust_domain.clone());
+    let mut told = History::new(testing::trust_domain());
     let (mut from, mut pages) = (Some(0), Vec::new());
     while let Some(at) = from {
         // Not one changeset fits, and still it goes on.
