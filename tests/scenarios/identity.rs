@@ -189,7 +189,7 @@ fn a_lost_laptop_is_taken_out_by_the_recovery_key() {
     assert!(told.err.contains("2 changesets that bob signed stop counting"), "{told:?}");
     eventually("what bob pushed is gone", || {
         let listed = cluster.json("first", &["policy", "list", "--operator", &carl]).to_string();
-        if listed.contains("\"v") { Err(listed) } else { Ok(()) }
+        if listed.contains("VirtualService") { Err(listed) } else { Ok(()) }
     });
     assert_eq!(cluster.json("first", &["status"])["members"]["expected"], 1);
 }

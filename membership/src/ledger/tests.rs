@@ -1,11 +1,12 @@
 //! The laws of merging, and what a ledger takes.
 
+use certs::sign::Digest;
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     author::Author,
-    body::{Body, SECTIONS, Services, Status},
+    body::{Body, Policy, SECTIONS, Services, Status},
     testing::{Citizen, START, World, service},
 };
 

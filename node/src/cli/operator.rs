@@ -400,7 +400,7 @@ mod tests {
         let first = history::genesis(&trust_domain, &[vec![1]], &keys, now);
         let mut held = History::new(trust_domain.clone());
         held.insert(&history::signed(&first, &[&ann]), now).unwrap();
-        let mut push = |number: u64| {
+        let push = |held: &mut History, number: u64| {
             let document = DocumentId::new(Kind::VirtualService, "shop", &format!("d{number}"));
             let content = Some("{}".to_owned());
             let changeset = Changeset {
@@ -414,14 +414,14 @@ mod tests {
             };
             held.insert(&history::signed(&changeset, &[&eve]), now).unwrap();
         };
-        (0..3).for_each(&mut push);
+        (0..3).for_each(|number| push(&mut held, number));
         let set = held.state(now).role_set.set.clone();
         let next = removed(&set, "eve").unwrap();
         let keeps = |voided| keeping(next.clone(), voided, &held, "eve").map(|set| set.keeps.unwrap().len());
         let (eves, anns) = (eve.public(), ann.public());
         assert_eq!((keeps(None), keeps(Some((&eves, Void::Documents)))), (Ok(3), Ok(0)));
         assert_eq!(keeps(Some((&anns, Void::All))), Ok(3));
-        (3..16_000).for_each(push);
+        (3..16_000).for_each(|number| push(&mut held, number));
         let keeps = |voided| keeping(next.clone(), voided, &held, "eve").map(|set| set.keeps.unwrap().len());
         let error = keeps(None).unwrap_err();
         assert!(error.code == "refused" && error.hint.contains("--void"), "{error:?}");
