@@ -140,7 +140,7 @@ pub struct Dns {
     /// Who is asked for other names; none means whom `/etc/resolv.conf` names.
     pub upstreams: Option<Vec<SocketAddr>>,
     /// Who calls at the addresses; names without a namespace are of its own.
-    pub speaker: Speaker,
+    pub speaker: SpeakerName,
 }
 
 /// `[capture]`.
@@ -152,7 +152,7 @@ pub struct Capture {
     /// none are taken.
     pub inbound_port: Option<u16>,
     /// Who calls by captured connections of this machine.
-    pub speaker: Speaker,
+    pub speaker: SpeakerName,
 }
 
 /// An address block, `10.0.0.0/8`.
@@ -168,12 +168,12 @@ pub struct Outbound {
     /// Where applications reach it.
     pub listen: SocketAddr,
     /// Who speaks here.
-    pub speaker: Speaker,
+    pub speaker: SpeakerName,
 }
 
 /// The local service that speaks through a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Speaker {
+pub struct SpeakerName {
     /// Its name.
     pub service: ServiceName,
     /// Its instance, where a node has two of one service.
@@ -292,7 +292,7 @@ pub struct Upstream {
     /// Its port.
     pub port: u16,
     /// Who speaks here.
-    pub speaker: Speaker,
+    pub speaker: SpeakerName,
 }
 
 impl Default for Gateway {
@@ -316,14 +316,14 @@ impl Protocol {
     }
 }
 
-impl Speaker {
+impl SpeakerName {
     /// `NAMESPACE/NAME[/INSTANCE]`.
     pub fn of(service: &Service) -> Self {
         Self { service: service.name.clone(), instance: service.instance.clone() }
     }
 }
 
-impl std::fmt::Display for Speaker {
+impl std::fmt::Display for SpeakerName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.service)?;
         self.instance.iter().try_for_each(|i| write!(f, "/{i}"))

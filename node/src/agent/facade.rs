@@ -46,7 +46,7 @@ use super::{
 };
 use crate::{
     clock::monotonic,
-    config::{self, Config, Service, Speaker},
+    config::{self, Config, Service, SpeakerName},
     secrets::Secrets,
     snapshot::{Snapshot, Trouble},
 };
@@ -390,7 +390,7 @@ impl Agent {
         // Nor gets another instance beside one that a file of root's names: what is called by that name is that file's to say.
         let by_hand = |known: &&Service| known.name == service.name && !config::service_file(&config, known).exists();
         if let Some(known) = config.services.iter().find(by_hand) {
-            let message = format!("{} stands in the configuration", Speaker::of(known));
+            let message = format!("{} stands in the configuration", SpeakerName::of(known));
             let hint = "change it, or add the instance, in the file that names it, then send the process SIGHUP";
             return Err(fail("already_exists", message, hint));
         }
@@ -416,7 +416,7 @@ impl Agent {
     /// `not_found`; `bad_config` for one that stands in another file.
     pub async fn service_remove(&self, name: &str) -> Result<(), Error> {
         let config = self.config();
-        let Some(service) = config.services.iter().find(|known| Speaker::of(known).to_string() == name) else {
+        let Some(service) = config.services.iter().find(|known| SpeakerName::of(known).to_string() == name) else {
             return Err(fail("not_found", format!("no service {name} here"), "`skein service list` shows them"));
         };
         let file = config::service_file(&config, service);

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::world::World;
 use crate::{
     clock,
-    config::{Service, Speaker},
+    config::{Service, SpeakerName},
     snapshot::Snapshot,
     tasks::Tasks,
     telemetry::Errand,
@@ -44,7 +44,7 @@ struct Schedule {
 #[derive(Debug)]
 struct Entry {
     /// How long a fetch may take, and in whose name it is made.
-    how: (Duration, Speaker),
+    how: (Duration, SpeakerName),
     /// Uptime of the next fetch.
     next: Millis,
     /// Uptime of the last one.
@@ -55,7 +55,7 @@ struct Entry {
 
 impl Schedule {
     /// Follows what is wanted now.
-    fn follow(&mut self, wanted: BTreeMap<Source, (Duration, Speaker)>, now: Millis) {
+    fn follow(&mut self, wanted: BTreeMap<Source, (Duration, SpeakerName)>, now: Millis) {
         self.sources.retain(|source, _| wanted.contains_key(source));
         for (source, how) in wanted {
             match self.sources.get_mut(&source) {
@@ -75,7 +75,7 @@ impl Schedule {
     }
 
     /// What is to be fetched now, so many at most: what is due for longest. They are due again once they were [`Schedule::fetched`].
-    fn take_due(&mut self, now: Millis, most: usize) -> Vec<(Source, (Duration, Speaker))> {
+    fn take_due(&mut self, now: Millis, most: usize) -> Vec<(Source, (Duration, SpeakerName))> {
         let mut due: Vec<_> = self.sources.iter_mut().filter(|(_, entry)| entry.next <= now).collect();
         due.sort_by_key(|(_, entry)| entry.next);
         let taken = due.into_iter().take(most).map(|(source, entry)| {
@@ -190,13 +190,13 @@ fn name(source: &Source) -> &str {
 }
 
 /// What the services beside this node need, how long a fetch may take, and in whose name an issuer in the mesh is asked.
-fn wanted(snapshot: &Snapshot, services: &[Service]) -> BTreeMap<Source, (Duration, Speaker)> {
-    let mut wanted: BTreeMap<Source, (Duration, Speaker)> = BTreeMap::new();
+fn wanted(snapshot: &Snapshot, services: &[Service]) -> BTreeMap<Source, (Duration, SpeakerName)> {
+    let mut wanted: BTreeMap<Source, (Duration, SpeakerName)> = BTreeMap::new();
     for service in services {
         let namespace = service.name.namespace();
         let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, &service.labels);
         for (source, time) in workload.tokens.sources() {
-            let (longest, _) = wanted.entry(source.clone()).or_insert_with(|| (time, Speaker::of(service)));
+            let (longest, _) = wanted.entry(source.clone()).or_insert_with(|| (time, SpeakerName::of(service)));
             *longest = (*longest).max(time);
         }
     }
@@ -220,9 +220,9 @@ mod tests {
         Source::Url("http://a".to_owned())
     }
 
-    fn how() -> (Duration, Speaker) {
+    fn how() -> (Duration, SpeakerName) {
         let service = certs::id::ServiceName::new("shop", "web").unwrap();
-        (Duration::from_secs(5), Speaker { service, instance: None })
+        (Duration::from_secs(5), SpeakerName { service, instance: None })
     }
 
     fn schedule() -> Schedule {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, monotonic},
-    config::{Check, Service, Speaker},
+    config::{Check, Service, SpeakerName},
     lock::lock,
     snapshot,
     tasks::{Task, Tasks},
@@ -91,7 +91,7 @@ impl Local {
             let mut running = self.running();
             let mut before = std::mem::take(&mut *running);
             for service in services {
-                let key = Speaker::of(service).to_string();
+                let key = SpeakerName::of(service).to_string();
                 let same = before.remove(&key).filter(|old| old.service == *service);
                 let entry = same.unwrap_or_else(|| self.start(&key, service));
                 running.insert(key, entry);
@@ -209,7 +209,7 @@ impl Local {
     /// Runs a service as if it were granted.
     #[cfg(test)]
     pub(super) fn serve_for_test(self: &Arc<Self>, service: Service) {
-        let key = Speaker::of(&service).to_string();
+        let key = SpeakerName::of(&service).to_string();
         let mut running = self.start(&key, &service);
         running.granted = Some(true);
         self.running().insert(key, running);

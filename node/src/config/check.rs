@@ -13,7 +13,7 @@ use policy::route::Called;
 use toml::Spanned;
 
 use super::{
-    Admin, Cidr, Config, Gateway, Listeners, Log, LogFormat, Mesh, Outbound, Service, Speaker, Transport, Upstream,
+    Admin, Cidr, Config, Gateway, Listeners, Log, LogFormat, Mesh, Outbound, Service, SpeakerName, Transport, Upstream,
     error::{ConfigError, Source, whole},
     listeners::Place,
     names, paths, raw,
@@ -255,7 +255,7 @@ fn fill(
                 let hint = "write [workload] into skein.toml; its `socket` has a default";
                 return Err(source.at(uids.span(), "`uids` is for the Workload API, which is off", hint));
             }
-            let who = Speaker::of(&one).to_string();
+            let who = SpeakerName::of(&one).to_string();
             if !seen.insert(who.clone()) {
                 let message = format!("the service {who} is there twice");
                 return Err(source.at(raw.name.span(), message, "`instance` tells two of one service apart"));
@@ -308,7 +308,7 @@ fn ports(config: &mut Config, source: Source<'_>, part: &raw::Fragment) -> Resul
         let listen = address(source, text)?;
         let what = format!("[[service]] outbound of {}", one.name);
         config.listeners.take(listen, Place::of(source, text.span(), &what))?;
-        config.outbounds.push(Outbound { listen, speaker: Speaker::of(&one) });
+        config.outbounds.push(Outbound { listen, speaker: SpeakerName::of(&one) });
     }
     for raw in &part.outbound {
         if let Some(uids) = &raw.uids {
@@ -365,10 +365,10 @@ pub(super) fn speaker(
     given: Option<&Spanned<String>>,
     fallback: Range<usize>,
     services: &[Service],
-) -> Result<Speaker, ConfigError> {
+) -> Result<SpeakerName, ConfigError> {
     let Some(text) = given else {
         return match services {
-            [one] => Ok(Speaker::of(one)),
+            [one] => Ok(SpeakerName::of(one)),
             [] => Err(source.at(
                 fallback,
                 "nobody speaks here: the node has no service",
@@ -378,10 +378,10 @@ pub(super) fn speaker(
         };
     };
     // One without an instance is named by what is only the beginning of the others' names.
-    if let Some(exact) = services.iter().map(Speaker::of).find(|s| s.to_string() == *text.get_ref()) {
+    if let Some(exact) = services.iter().map(SpeakerName::of).find(|s| s.to_string() == *text.get_ref()) {
         return Ok(exact);
     }
-    let mut found = services.iter().map(Speaker::of).filter(|s| s.service.to_string() == *text.get_ref());
+    let mut found = services.iter().map(SpeakerName::of).filter(|s| s.service.to_string() == *text.get_ref());
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => {

@@ -56,7 +56,7 @@ const HTTP: u16 = 80;
 /// The door for captured connections, one for all workers.
 #[derive(Debug)]
 pub(super) struct Captured {
-    name: config::Speaker,
+    name: config::SpeakerName,
     speakers: Mutex<HashMap<Place, Kept>>,
     ports: ArcSwapOption<Ports>,
 }

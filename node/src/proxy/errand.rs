@@ -26,7 +26,7 @@ struct Ways {
     known: HashMap<Key, Arc<OwnWay>>,
 }
 
-type Key = (config::Speaker, ServiceName, u16, Duration);
+type Key = (config::SpeakerName, ServiceName, u16, Duration);
 
 /// Runs errands, each in a task of its own, for as long as somebody may send some.
 pub(super) async fn run(context: Arc<Context>, mut errands: mpsc::Receiver<Errand>) {

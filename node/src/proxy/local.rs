@@ -1,6 +1,6 @@
 //! What the configuration puts beside this node: the services that it serves and those that speak here.
 
-use crate::config::{Port, Service, Speaker};
+use crate::config::{Port, Service, SpeakerName};
 use certs::id::{ServiceAccount, ServiceName};
 use foldhash::fast::RandomState;
 use policy::route::Source;
@@ -10,7 +10,7 @@ use std::{collections::HashMap, net::SocketAddr};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct LocalPort {
     /// Whose.
-    pub(super) service: Speaker,
+    pub(super) service: SpeakerName,
     /// The service's port.
     pub(super) number: u16,
 }
@@ -67,7 +67,7 @@ impl Local {
     /// loopback or none, and last comes one that names another address and shares its port with nobody.
     pub(super) fn at(&self, address: SocketAddr) -> Option<LocalPort> {
         let ports = || {
-            let of = |service: &&Service| Speaker::of(service);
+            let of = |service: &&Service| SpeakerName::of(service);
             self.services()
                 .into_iter()
                 .flat_map(move |service| service.ports.iter().map(move |port| (of(&service), port)))
@@ -87,7 +87,7 @@ impl Local {
 
     /// Who speaks through a port: what its requests are routed as.
     #[must_use]
-    pub(super) fn source(&self, speaker: &Speaker) -> Option<Source> {
+    pub(super) fn source(&self, speaker: &SpeakerName) -> Option<Source> {
         let service = self.service(&speaker.service, speaker.instance.as_deref())?;
         Some(Source {
             namespace: service.name.namespace().to_owned(),

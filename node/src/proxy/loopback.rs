@@ -82,7 +82,7 @@ pub async fn keep_names(plane: Arc<DataPlane>, settings: config::Dns) {
 
 struct Keeper {
     plane: Arc<DataPlane>,
-    speaker: config::Speaker,
+    speaker: config::SpeakerName,
     addresses: Addresses,
     open: HashMap<Key, Opened>,
 }

@@ -7,7 +7,7 @@ use super::{
     plane::{ApplyError, Listen, Serves},
 };
 use crate::{
-    config::{Service, Speaker},
+    config::{Service, SpeakerName},
     snapshot::PlaintextPort,
 };
 use arc_swap::ArcSwap;
@@ -65,7 +65,7 @@ impl Ports {
         for service in services {
             for port in &service.ports {
                 let Some(address) = port.plaintext else { continue };
-                let port = LocalPort { service: Speaker::of(service), number: port.number };
+                let port = LocalPort { service: SpeakerName::of(service), number: port.number };
                 let key = (address, (address.port() == 0).then(|| port.clone()));
                 let bound = match self.0.contains_key(&key) {
                     true => None,

@@ -6,7 +6,7 @@ use super::{
 use crate::{
     balance::{Locality, Resource},
     capture::Listeners,
-    config::{Gateway, Outbound, Service, Speaker, Upstream},
+    config::{Gateway, Outbound, Service, SpeakerName, Upstream},
     snapshot::{Circuit, Circuits, Current, PlaintextPort},
     tasks::Tasks,
     telemetry::{Errand, Kind, Sample, Sinks, Telemetry},
@@ -76,7 +76,7 @@ pub(super) enum Serves {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bound {
     /// HTTP proxy ports.
-    pub outbounds: Vec<(SocketAddr, Speaker)>,
+    pub outbounds: Vec<(SocketAddr, SpeakerName)>,
     /// Explicit ports.
     pub upstreams: Vec<(SocketAddr, Called, u16)>,
     /// Ports that take callers outside the mesh.
@@ -100,7 +100,7 @@ pub enum ApplyError {
         /// As configured.
         address: SocketAddr,
         /// As configured.
-        speaker: Speaker,
+        speaker: SpeakerName,
     },
     /// The workers are gone.
     #[error("the data plane has stopped")]
@@ -189,12 +189,12 @@ fn register_circuits(shared: &Shared) {
 }
 
 impl Key {
-    fn new(listen: SocketAddr, speaker: &Speaker, fixed: Option<(Called, u16)>) -> Self {
+    fn new(listen: SocketAddr, speaker: &SpeakerName, fixed: Option<(Called, u16)>) -> Self {
         Self { listen, service: speaker.service.clone(), instance: speaker.instance.clone(), fixed }
     }
 
-    fn speaker(&self) -> Speaker {
-        Speaker { service: self.service.clone(), instance: self.instance.clone() }
+    fn speaker(&self) -> SpeakerName {
+        SpeakerName { service: self.service.clone(), instance: self.instance.clone() }
     }
 }
 

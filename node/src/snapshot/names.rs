@@ -2,7 +2,7 @@
 //! open, where the kernel may bring connections.
 
 use super::Trouble;
-use crate::config::Speaker;
+use crate::config::SpeakerName;
 use policy::route::Called;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,7 +33,7 @@ pub struct PlaintextPort {
     /// Where.
     pub listen: SocketAddr,
     /// Whose.
-    pub service: Speaker,
+    pub service: SpeakerName,
     /// The service's port.
     pub port: u16,
 }

@@ -5,7 +5,7 @@ use super::{
     AccessLog, Entry, Errand, Exporter, LogSide, Pair, Summary, Taps, Telemetry, Workload, otlp::LOGS_EXPORT,
     trace::Open,
 };
-use crate::{config::Speaker, tasks::Tasks};
+use crate::{config::SpeakerName, tasks::Tasks};
 use policy::{
     compile::{LogOutput, LogRule, TraceRule},
     kinds::{CollectorPlace, MeshConfig, TelemetryProvider},
@@ -76,7 +76,7 @@ pub struct Own {
     /// As metrics call it.
     pub workload: Arc<Workload>,
     /// As the configuration calls it.
-    pub speaker: Speaker,
+    pub speaker: SpeakerName,
 }
 
 /// A request that is over.

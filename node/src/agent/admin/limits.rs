@@ -3,7 +3,7 @@
 use policy::{compile::WorkloadLimit, kinds::LimitScope};
 
 use super::{Admin, api};
-use crate::config::{Service, Speaker};
+use crate::config::{Service, SpeakerName};
 
 impl Admin {
     /// One row for each rule of each service beside this node.
@@ -19,7 +19,7 @@ impl Admin {
                 let counts = snapshot.limits.counts(&limit.id_at(&service.name, service.instance.as_deref()));
                 let keys: Vec<String> = limit.rule.per.iter().map(ToString::to_string).collect();
                 api::Limit {
-                    service: Speaker::of(service).to_string(),
+                    service: SpeakerName::of(service).to_string(),
                     document: limit.document.to_string(),
                     rule: format!("rules[{}]", limit.index),
                     key: keys.join(","),

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     agent::{drift, jwks, local::NOT_GRANTED},
     clock,
-    config::Speaker,
+    config::SpeakerName,
     snapshot::{Doors, OpenDoor, PlaintextPort, Snapshot},
 };
 
@@ -85,7 +85,7 @@ impl Admin {
     fn plaintext(&self, snapshot: &Snapshot) -> Vec<api::Plaintext> {
         let config = self.agent.config();
         let row = |open: &PlaintextPort| {
-            let service = config.services.iter().find(|service| Speaker::of(service) == open.service)?;
+            let service = config.services.iter().find(|service| SpeakerName::of(service) == open.service)?;
             let port = service.ports.iter().find(|port| port.number == open.port)?;
             let namespace = service.name.namespace();
             let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, &service.labels);

@@ -25,7 +25,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     agent::outside::{OwnPorts, refused},
-    config::Speaker,
+    config::SpeakerName,
     http1::client::{Connection, Io},
     snapshot::Snapshot,
     tasks::Tasks,
@@ -59,7 +59,7 @@ impl Fetcher {
         source: &Source,
         time: Duration,
         own: &OwnPorts,
-        mesh: Option<(&Snapshot, Speaker)>,
+        mesh: Option<(&Snapshot, SpeakerName)>,
     ) -> Result<KeySet, String> {
         let (Source::Url(written) | Source::Issuer(written)) = source;
         let asking = Asking { written: host_of(written), own, mesh, time };
@@ -122,7 +122,7 @@ impl Fetcher {
     async fn ask_mesh(
         &self,
         asking: &Asking<'_>,
-        speaker: &Speaker,
+        speaker: &SpeakerName,
         service: ServiceName,
         (port, uri): (u16, &Uri),
     ) -> Result<String, String> {
@@ -164,7 +164,7 @@ fn request(uri: &Uri) -> http::request::Builder {
 /// What holds for all requests of one fetch.
 struct Asking<'a> {
     /// Its services, and who asks them.
-    mesh: Option<(&'a Snapshot, Speaker)>,
+    mesh: Option<(&'a Snapshot, SpeakerName)>,
     /// For all of it.
     time: Duration,
     /// The host that the document names.
@@ -174,7 +174,7 @@ struct Asking<'a> {
 
 impl Asking<'_> {
     /// The service of the mesh that a host means, and who asks it; `None` if it means none.
-    fn service(&self, host: &str, port: u16) -> Result<Option<(&Speaker, ServiceName)>, String> {
+    fn service(&self, host: &str, port: u16) -> Result<Option<(&SpeakerName, ServiceName)>, String> {
         let Some((snapshot, speaker)) = &self.mesh else { return Ok(None) };
         let Some(name) = hosts::named(host, speaker.service.namespace()) else { return Ok(None) };
         let Some(service) = snapshot.services.get(&name) else { return Ok(None) };

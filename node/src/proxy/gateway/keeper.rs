@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::{Gateway, Place, Speaker as Name},
+    config::{Gateway, Place, SpeakerName},
     proxy::{
         listen,
         local::Local,
@@ -45,7 +45,7 @@ const RELOAD: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Key {
     listen: SocketAddr,
-    service: Name,
+    service: SpeakerName,
     bind: Option<Bind>,
     port: u16,
     spoken: Spoken,
@@ -291,7 +291,7 @@ fn wanted(plane: &DataPlane, snapshot: &Snapshot, local: &Local) -> Wanted {
             let described = Described { documents, protocol: protocol(listener), hosts };
             let key = Key {
                 listen: SocketAddr::new(address, port),
-                service: Name::of(service),
+                service: SpeakerName::of(service),
                 bind: listener.bind.clone(),
                 port: listener.port,
                 spoken: Spoken::of(&listener.serves),
@@ -397,7 +397,7 @@ mod tests {
         let told = |port: u16, bind: Option<&str>, error: io::ErrorKind| {
             let key = Key {
                 listen: SocketAddr::from(([10, 0, 0, 5], port)),
-                service: Name { service: ServiceName::new("shop", "edge").unwrap(), instance: None },
+                service: SpeakerName { service: ServiceName::new("shop", "edge").unwrap(), instance: None },
                 bind: bind.map(|at| Bind::Ip(at.parse().unwrap())),
                 port,
                 spoken: Spoken::Http,

@@ -133,6 +133,6 @@ fn rules(context: &Context, caller: &Caller, snapshot: &Snapshot) -> Rules {
 
 fn own(caller: &Caller) -> Own {
     let who = &caller.who;
-    let speaker = config::Speaker { service: who.service.clone(), instance: who.instance.clone() };
+    let speaker = config::SpeakerName { service: who.service.clone(), instance: who.instance.clone() };
     Own { workload: Arc::clone(&caller.recorder.pair().destination), speaker }
 }

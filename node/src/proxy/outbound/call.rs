@@ -38,7 +38,7 @@ impl OwnWay {
     /// beside this node.
     pub(in crate::proxy) fn new(
         context: &Context,
-        from: &config::Speaker,
+        from: &config::SpeakerName,
         (to, port): (&ServiceName, u16),
         timeout: Duration,
     ) -> Option<Self> {

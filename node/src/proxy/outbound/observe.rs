@@ -40,7 +40,7 @@ impl Speaker {
     }
 
     fn own(&self) -> Own {
-        let speaker = config::Speaker { service: self.service.clone(), instance: self.instance.clone() };
+        let speaker = config::SpeakerName { service: self.service.clone(), instance: self.instance.clone() };
         Own { workload: Arc::clone(&self.workload), speaker }
     }
 }

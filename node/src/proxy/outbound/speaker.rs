@@ -3,7 +3,7 @@
 use super::observe;
 use crate::{
     balance::{Client, Locality},
-    config::Speaker as SpeakerName,
+    config::SpeakerName,
     proxy::{failure::Cause, local::Local},
     snapshot::Snapshot,
     telemetry::{Pair, Reporter, Security, Workload},

@@ -3,7 +3,7 @@
 use super::backend::Backend;
 use crate::{
     balance::rate::Limits,
-    config::{Check, Outbound, Port, Probe, Protocol, Service, Speaker, Upstream},
+    config::{Check, Outbound, Port, Probe, Protocol, Service, SpeakerName, Upstream},
     mesh::{self, Mesh, Transport, peer::PeerNetwork},
     proxy::{ApplyError, Bound, DataPlane, keep_doors, run_worker},
     snapshot::{Circuits, Current, Endpoint, EndpointId, Services, Snapshot, StatsTable},
@@ -210,7 +210,7 @@ impl World {
             };
             tasks.worker("data", index, main).unwrap();
         }
-        let web = Speaker { service: name("web"), instance: None };
+        let web = SpeakerName { service: name("web"), instance: None };
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let outbounds = [Outbound { listen: any, speaker: web.clone() }];
         let upstreams = [Upstream {
@@ -399,10 +399,9 @@ impl World {
 
     /// Gives a node's data plane another configuration: these HTTP proxy ports and no explicit port.
     pub(super) fn configure(&self, node: usize, listen: &[(SocketAddr, &str)]) -> Result<Bound, ApplyError> {
-        let outbounds: Vec<_> = listen
-            .iter()
-            .map(|(listen, who)| Outbound { listen: *listen, speaker: Speaker { service: name(who), instance: None } })
-            .collect();
+        let speaker = |who: &str| SpeakerName { service: name(who), instance: None };
+        let outbound = |(listen, who): &(SocketAddr, &str)| Outbound { listen: *listen, speaker: speaker(who) };
+        let outbounds: Vec<_> = listen.iter().map(outbound).collect();
         self.runtime.block_on(self.nodes[node].plane.apply(&self.services(node), &outbounds, &[]))
     }
 

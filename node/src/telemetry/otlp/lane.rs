@@ -11,7 +11,7 @@ use super::{
     spans,
     target::{self, Target},
 };
-use crate::{config::Speaker, tasks::Tasks, telemetry::observed::Own};
+use crate::{config::SpeakerName, tasks::Tasks, telemetry::observed::Own};
 use bytes::Bytes;
 use certs::id::ServiceName;
 use policy::kinds::{Collector, CollectorPlace, LineFormat, TelemetryKind, TelemetryProvider};
@@ -46,7 +46,7 @@ pub(super) struct Key {
     signal: Signal,
     /// `None` for the node's own collector.
     provider: Option<Arc<str>>,
-    speaker: Option<Speaker>,
+    speaker: Option<SpeakerName>,
 }
 
 /// How items are gathered.

@@ -1,7 +1,7 @@
 //! One export: OTLP/gRPC or OTLP/HTTP with protobuf, over a connection that is kept, or through the mesh.
 
 use super::{messages::ExportResponse, target::Target};
-use crate::{config::Speaker, tasks::Tasks};
+use crate::{config::SpeakerName, tasks::Tasks};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use certs::id::ServiceName;
 use flate2::{Compression, write::GzEncoder};
@@ -70,7 +70,7 @@ impl Signal {
 #[derive(Debug)]
 pub struct Errand {
     /// Who sends it.
-    pub speaker: Speaker,
+    pub speaker: SpeakerName,
     /// Whom to.
     pub service: ServiceName,
     /// At which of its ports.
@@ -105,7 +105,7 @@ pub(super) enum Route {
 #[derive(Debug)]
 pub(super) struct Through {
     pub(super) errands: mpsc::Sender<Errand>,
-    pub(super) speaker: Speaker,
+    pub(super) speaker: SpeakerName,
     pub(super) service: ServiceName,
     pub(super) port: u16,
     pub(super) path: Option<String>,

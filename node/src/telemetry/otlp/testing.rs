@@ -5,7 +5,7 @@ use super::{
     messages::{Any, KeyValue},
 };
 use crate::{
-    config::Speaker,
+    config::SpeakerName,
     tasks::Tasks,
     telemetry::{
         Entry, Finished, Flags, LogSide, Observed, Own, Pair, Protocol, Reporter, Security, Sinks, Summary, Telemetry,
@@ -81,7 +81,7 @@ pub(in crate::telemetry) fn request(sinks: &Sinks) -> Finished {
     let observed = Observed {
         sinks: sinks.clone(),
         entry,
-        own: Own { workload, speaker: Speaker { service, instance: None } },
+        own: Own { workload, speaker: SpeakerName { service, instance: None } },
         config: Arc::default(),
         log: None,
         span: Some((open, Arc::new(rule))),

@@ -53,7 +53,7 @@ impl Context {
         if let Some(asker) = known.askers.get(&key).filter(|asker| asker.provider == *provider) {
             return Some(Arc::clone(asker));
         }
-        let name = config::Speaker { service: who.service.clone(), instance: who.instance.clone() };
+        let name = config::SpeakerName { service: who.service.clone(), instance: who.instance.clone() };
         let way = OwnWay::new(self, &name, (&provider.service, provider.port), provider.timeout)?;
         let asker = Arc::new(Asker { provider: Arc::clone(provider), way });
         known.askers.insert(key, Arc::clone(&asker));
