@@ -3,7 +3,7 @@
 use super::{
     super::{context::Context, exchange::Exchange, failure::Cause, http::ResponseBody, reply},
     caller::Who,
-    check::{Denial, Due, Outside},
+    check::{Consulted, Denial, Due},
     limits::{Counted, Quota},
 };
 use crate::{
@@ -117,7 +117,7 @@ pub(in crate::proxy) enum Next {
 /// What is said in the response, whatever becomes of the request.
 #[derive(Default)]
 pub(in crate::proxy) struct Told {
-    pub(in crate::proxy) outside: Outside,
+    pub(in crate::proxy) outside: Consulted,
     /// Of the limits that the request met the one with least room left.
     quota: Option<Quota>,
 }

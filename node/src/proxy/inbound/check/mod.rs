@@ -42,7 +42,7 @@ const ANSWER_BYTES: usize = 64 * 1024;
 
 /// What external authorisers have said of a request so far.
 #[derive(Debug, Default)]
-pub(in crate::proxy) struct Outside {
+pub(in crate::proxy) struct Consulted {
     /// Who need not be asked any more.
     asked: Vec<Arc<str>>,
     /// What they want said in the response.
@@ -84,7 +84,7 @@ pub(super) struct Denial {
     body: Bytes,
 }
 
-impl Outside {
+impl Consulted {
     /// The names of those that need not be asked.
     pub(super) fn asked(&self) -> &[Arc<str>] {
         &self.asked
