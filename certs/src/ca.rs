@@ -1,5 +1,7 @@
 //! CAs below the root: the enroller's, which certifies node CAs, and each node's own, which issues its leafs.
 
+mod request;
+
 use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{
@@ -12,11 +14,12 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer},
     sign::CertifiedKey,
 };
-use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 use zeroize::{Zeroize, Zeroizing};
 
+pub use request::{MAX_REQUEST, request_from_pem, request_to_pem, requested_key};
+
 use crate::{
-    certificate::{Certificate, is_ecdsa_sha256, leaf_life, p256_only, p256_spki, signature_holds},
+    certificate::{Certificate, leaf_life, p256_spki},
     codec::{self, Millis},
     error::Error,
     grant::{Grant, MAX_GRANT, NodeGrant},
@@ -34,9 +37,6 @@ const LEAF_ROOM: usize = 1536;
 /// Bytes by which signatures and serial numbers of one chain may be longer than another's.
 const SIGNATURE_SLACK: usize = 64;
 
-/// Most bytes of a certificate request.
-pub const MAX_REQUEST: usize = 2048;
-
 /// A P-256 key of a CA; made where it is used and never sent. Zeroized on drop (by aws-lc, which alone holds it).
 pub struct CaKey {
     pair: EcdsaKeyPair,
@@ -50,6 +50,9 @@ impl CaKey {
     }
 
     /// Reads the first PKCS#8 `PRIVATE KEY` of a text.
+    ///
+    /// # Errors
+    /// [`Error::Pem`]: there is none. [`Error::Key`]: it is not P-256.
     pub fn from_pem(text: &str) -> Result<CaKey, Error> {
         let der = pem::private_key(text)?;
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der);
@@ -80,46 +83,6 @@ impl CaKey {
     }
 }
 
-/// Checks a PKCS#10 request (its own signature, P-256, the subject's name, no attributes) and takes its key's SubjectPublicKeyInfo.
-pub fn requested_key(request: &[u8], node: &NodeId) -> Result<Vec<u8>, Error> {
-    let refused = |why: &str| Err(Error::Request(why.into()));
-    if request.len() > MAX_REQUEST {
-        return refused("more than 2048 bytes");
-    }
-    let Ok(([], parsed)) = X509CertificationRequest::from_der(request) else {
-        return refused("not PKCS#10");
-    };
-    let info = &parsed.certification_request_info;
-    let Some(spki) = p256_only(&info.subject_pki) else {
-        return refused("its key is not P-256");
-    };
-    if !is_ecdsa_sha256(&parsed.signature_algorithm) || !signature_holds(spki, info.raw, &parsed.signature_value.data) {
-        return refused("its signature does not hold");
-    }
-    let mut names = info.subject.iter_attributes();
-    let own_name = info.subject.iter_common_name().next().and_then(|name| name.as_str().ok()) == Some(node.as_str());
-    if !own_name || names.nth(1).is_some() {
-        return refused("its subject is not the node's name");
-    }
-    if !info.attributes().is_empty() {
-        return refused("it asks for more than a key's certification");
-    }
-    Ok(spki.to_vec())
-}
-
-/// A request as a PEM file.
-pub fn request_to_pem(request: &[u8]) -> String {
-    pem::encode("CERTIFICATE REQUEST", request).to_string()
-}
-
-/// The first request of a PEM text.
-///
-/// # Errors
-/// There is none.
-pub fn request_from_pem(text: &str) -> Result<Vec<u8>, Error> {
-    pem::request(text)
-}
-
 /// A CA that certifies node CAs.
 #[derive(Debug)]
 pub struct Enroller {
@@ -132,6 +95,9 @@ pub struct Enroller {
 
 impl Enroller {
     /// `chain` is the enroller certificate alone (the root is not part of it); `key` must be its own.
+    ///
+    /// # Errors
+    /// [`Error::Certificate`]: the chain has another length or shape, or the key is another one's.
     pub fn new(trust_domain: &TrustDomain, chain: Vec<Vec<u8>>, key: CaKey) -> Result<Enroller, Error> {
         let [der] = chain.as_slice() else {
             return Err(Error::Certificate("an enroller's chain is one certificate".into()));
@@ -169,7 +135,8 @@ impl Enroller {
     /// what the node's chain until now, `old`, shows of it.
     ///
     /// # Errors
-    /// [`Error::Unredeemed`] if it shows nothing.
+    /// [`Error::Unredeemed`] if it shows nothing. [`Error::WiderGrant`], [`Error::TooLarge`], [`Error::IssuerNotValid`] at `now`;
+    /// [`Error::Key`] if the key is not P-256.
     pub fn certify(
         &self,
         signed: &NodeGrant,
@@ -189,7 +156,10 @@ impl Enroller {
     }
 
     /// Certifies whatever it is told, for 30 days and with no word on who redeemed an invite: for tests, and for what a thief could do.
-    pub fn issue_node(&self, spki: &[u8], grant: &Grant, now: Millis) -> Result<Vec<Vec<u8>>, Error> {
+    ///
+    /// # Errors
+    /// As [`Enroller::certify`], but for the invite; [`Error::Certificate`] for a grant that is no node CA's.
+    pub fn issue_node_unchecked(&self, spki: &[u8], grant: &Grant, now: Millis) -> Result<Vec<Vec<u8>>, Error> {
         self.issue(spki, grant, None, Link::NodeCa.longest_life(), now)
     }
 
@@ -290,6 +260,9 @@ pub struct Svid {
 
 impl NodeCa {
     /// `chain` is node CA, then enroller CA; `key` must be the first one's.
+    ///
+    /// # Errors
+    /// [`Error::Certificate`]: the chain has another length or shape, or does not hold together, or the key is another one's.
     pub fn new(trust_domain: &TrustDomain, chain: Vec<Vec<u8>>, key: CaKey) -> Result<NodeCa, Error> {
         let [node, enroller] = chain.as_slice() else {
             return Err(Error::Certificate("a node's chain is node CA, enroller CA".into()));
@@ -341,12 +314,18 @@ impl NodeCa {
     }
 
     /// As [`NodeCa::leaf_for`]: 1 h for a service, 24 h with the backdating for the node itself.
+    ///
+    /// # Errors
+    /// As [`NodeCa::leaf_for`].
     pub fn leaf(&self, id: &SpiffeId, now: Millis) -> Result<Leaf, Error> {
         self.leaf_for(id, leaf_life(&id.subject), now)
     }
 
     /// Issues a leaf with a fresh key that lasts `life` milliseconds from now on, at most 24 h with the backdating of 5 min, within
     /// the CA's validity.
+    ///
+    /// # Errors
+    /// [`Error::OutsideGrant`]: this CA may not give the identity. [`Error::IssuerNotValid`]: it is not valid `now`.
     pub fn leaf_for(&self, id: &SpiffeId, life: Millis, now: Millis) -> Result<Leaf, Error> {
         let (chain, key, Validity { not_before, not_after }) = self.certify(id, life, now)?;
         let key = Arc::new(CertifiedKey::new(chain.clone(), key.into_rustls()));
@@ -354,6 +333,9 @@ impl NodeCa {
     }
 
     /// As [`NodeCa::leaf_for`], for an application that holds the key itself.
+    ///
+    /// # Errors
+    /// As [`NodeCa::leaf_for`].
     pub fn svid_for(&self, id: &SpiffeId, life: Millis, now: Millis) -> Result<Svid, Error> {
         let (chain, key, Validity { not_before, not_after }) = self.certify(id, life, now)?;
         Ok(Svid { id: id.clone(), chain, key: key.to_pkcs8(), not_before, not_after })
@@ -488,12 +470,5 @@ mod tests {
         let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
         assert_eq!(CaKey::from_pem(&p384).unwrap_err(), Error::Key { expected: "P-256" });
         assert_eq!(format!("{key:?}"), format!("CaKey({})", Digest::of(&key.spki())));
-    }
-
-    #[test]
-    fn requests_prove_the_key() {
-        let (key, node) = (CaKey::generate(), NodeId::new("web-1").unwrap());
-        assert_eq!(requested_key(&key.request(&node), &node), Ok(key.spki()));
-        assert!(requested_key(&key.request(&node), &NodeId::new("web-2").unwrap()).is_err());
     }
 }

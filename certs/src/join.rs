@@ -125,6 +125,9 @@ impl FromStr for Token {
 
 impl Token {
     /// The joiner's check of its TLS peer, under the authority that the RoleSet chain gave: only the token's enroller will do.
+    ///
+    /// # Errors
+    /// As [`verify`]; [`VerifyError::WrongIdentity`]: it is somebody else.
     pub fn verify_enroller(
         &self,
         certificates: &[CertificateDer<'_>],
@@ -247,6 +250,9 @@ impl Message {
     }
 
     /// Reads a message of at most [`MAX_MESSAGE`] bytes; those of the joiner have at most [`MAX_REQUEST_MESSAGE`].
+    ///
+    /// # Errors
+    /// Too long, damaged, or of a kind that this build does not know.
     pub fn decode(bytes: &[u8]) -> Result<Message, CodecError> {
         fn small<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
             codec::decode::<T, MAX_REQUEST_MESSAGE>(body)

@@ -199,8 +199,10 @@ impl Signed {
         Digest::of(&pre_authentication(&self.kind, &self.payload))
     }
 
-    /// The distinct keys that signed. A wrong kind, a key that stands there twice, any signature that does not hold, and none at
-    /// all are errors.
+    /// The distinct keys that signed; all of them, or none counts.
+    ///
+    /// # Errors
+    /// [`SignError::WrongKind`], [`SignError::Unsigned`], [`SignError::TooMany`], [`SignError::Repeated`], [`SignError::BadSignature`].
     pub fn verify(&self, kind: &str) -> Result<Vec<PublicKey>, SignError> {
         if self.kind != kind {
             return Err(SignError::WrongKind { expected: kind.into(), found: self.kind.chars().take(80).collect() });

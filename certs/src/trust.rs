@@ -106,6 +106,9 @@ impl Trust {
     }
 
     /// Whether the parts fit together; a RoleSet whose roots do not is no RoleSet.
+    ///
+    /// # Errors
+    /// [`Inconsistent`]: what does not fit.
     pub fn check(&self) -> Result<(), Inconsistent> {
         let wrong = |what| Err(Inconsistent(what));
         let own: BTreeSet<Digest> = self.roots.iter().map(|root| Digest::of(root)).collect();
@@ -171,6 +174,9 @@ impl Trust {
     }
 
     /// Trusts `new` beside the roots of now; nothing is issued from it yet.
+    ///
+    /// # Errors
+    /// [`OutOfTurn::Known`]: the mesh has or had this root. Else the phase in which the change stands.
     pub fn begin(&self, new: &[u8]) -> Result<Trust, OutOfTurn> {
         self.must_be(Phase::Steady)?;
         self.must_be_new(new)?;
@@ -181,6 +187,9 @@ impl Trust {
     }
 
     /// From now on what was next is issued from, and what was issued from retires.
+    ///
+    /// # Errors
+    /// [`OutOfTurn::Steady`], [`OutOfTurn::Issuing`]: nothing is next.
     pub fn activate(&self) -> Result<Trust, OutOfTurn> {
         self.must_be(Phase::Distributing)?;
         let retiring = self.issuing().map(|root| Digest::of(root)).collect();
@@ -188,6 +197,9 @@ impl Trust {
     }
 
     /// Withdraws what retires.
+    ///
+    /// # Errors
+    /// [`OutOfTurn::Steady`], [`OutOfTurn::Distributing`]: nothing retires.
     pub fn finish(&self) -> Result<Trust, OutOfTurn> {
         self.must_be(Phase::Issuing)?;
         let roots = self.staying();
@@ -195,6 +207,9 @@ impl Trust {
     }
 
     /// Gives up a change that has not come further than the trust in the new root.
+    ///
+    /// # Errors
+    /// [`OutOfTurn::Steady`]: there is none. [`OutOfTurn::Issuing`]: it has come further.
     pub fn cancel(&self) -> Result<Trust, OutOfTurn> {
         self.must_be(Phase::Distributing)?;
         let roots = self.issuing().cloned().collect();
@@ -202,6 +217,9 @@ impl Trust {
     }
 
     /// Only `new` from now on, whatever was under way: what an emergency takes.
+    ///
+    /// # Errors
+    /// [`OutOfTurn::Known`]: the mesh has or had this root.
     pub fn replace(&self, new: &[u8]) -> Result<Trust, OutOfTurn> {
         self.must_be_new(new)?;
         let roots = vec![new.to_vec()];

@@ -119,11 +119,18 @@ impl Authority {
 }
 
 /// Verifies leaf, node CA and enroller CA (in this order, no root) under `authority`.
+///
+/// # Errors
+/// The first reason why it does not count. Some pass: [`VerifyError::Expired`] and [`VerifyError::NotYetValid`] when a clock is set,
+/// [`VerifyError::NoNodeGrant`], [`VerifyError::Epoch`] and [`VerifyError::UntrustedRoot`] when policy arrives that is under way.
 pub fn verify(chain: &[CertificateDer<'_>], authority: &Authority, now: Millis) -> Result<Peer, VerifyError> {
     verify_leaf(chain, authority, now, Scope::Policy)
 }
 
 /// The same rules for node CA and enroller CA without a leaf.
+///
+/// # Errors
+/// As [`verify`], but for those of leafs.
 pub fn verify_ca(chain: &[CertificateDer<'_>], authority: &Authority, now: Millis) -> Result<NodeCaFacts, VerifyError> {
     let [node, enroller] = exactly(chain)?;
     Ok(verify_path([node, enroller], None, authority, now, Scope::Policy)?.1)
@@ -131,6 +138,9 @@ pub fn verify_ca(chain: &[CertificateDer<'_>], authority: &Authority, now: Milli
 
 /// As [`verify_ca`], by roots and who is known to be out: for an operator's machine, which need not know NodeGrants and asks only whose
 /// key signed something.
+///
+/// # Errors
+/// As [`verify_ca`], but for those of NodeGrants; [`VerifyError::Ended`] and [`VerifyError::Evicted`] for who is known to be out.
 pub fn verify_ca_by_roots(
     chain: &[CertificateDer<'_>],
     authority: &Authority,
@@ -143,6 +153,9 @@ pub fn verify_ca_by_roots(
 /// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, however long ago, by the policy of today.
 /// One that has ended, or is under a root that was withdrawn, will do only if this verifier has seen its keys before: whoever holds
 /// the key of a root or an enroller whose time is over can still certify any other, dated back.
+///
+/// # Errors
+/// As [`verify_ca`], but for the end that has passed; [`VerifyError::UnseenKey`] where its keys must have been seen and were not.
 pub fn verify_lapsed_ca(
     chain: &[CertificateDer<'_>],
     authority: &Authority,
@@ -166,6 +179,9 @@ pub fn verify_lapsed_ca(
 }
 
 /// An enroller CA's certificate by itself: for the node that is to use it. Returns the node, its grant's epoch and the end.
+///
+/// # Errors
+/// As [`verify_ca`], but for those of node CAs; [`VerifyError::NotEnroller`]: operators do not let the node enrol.
 pub fn verify_enroller(
     certificate: &[u8],
     authority: &Authority,

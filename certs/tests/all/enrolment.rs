@@ -73,7 +73,7 @@ fn an_invited_node_is_certified() {
     let spki = request.check(&grant, &node_id("a"), EXPORTER).unwrap();
     assert!(request.is_in_time(&grant, NOW).is_ok());
     assert_eq!(spki, key.spki());
-    let chain = world.enroller.issue_node(&spki, &grant.certified(record_key.public()), NOW).unwrap();
+    let chain = world.enroller.issue_node_unchecked(&spki, &grant.certified(record_key.public()), NOW).unwrap();
     world.edit_authority(|authority| drop(authority.grants.insert(node_id("c"), Arc::new(grant))));
     let ca = NodeCa::new(&trust_domain(), chain, key).unwrap();
     let ders: Vec<CertificateDer<'_>> = ca.chain().iter().map(|der| der.as_slice().into()).collect();
@@ -199,7 +199,7 @@ fn a_mesh_that_was_off_for_a_month_renews() {
     let world = World::new();
     let (key, record_key) = (CaKey::generate(), SigningKey::generate());
     let grant = world.authority.load().grants[&node_id("b")].certified(record_key.public());
-    let chain = world.enroller.issue_node(&key.spki(), &grant, NOW).unwrap();
+    let chain = world.enroller.issue_node_unchecked(&key.spki(), &grant, NOW).unwrap();
     let renew = |key: &CaKey, by: &SigningKey| RenewRequest::new(&node_id("b"), chain.clone(), (key, by), EXPORTER);
     let later = NOW + 40 * DAY;
     world.edit_authority(|authority| {
@@ -235,7 +235,7 @@ fn under_a_withdrawn_root_only_a_key_that_was_seen_renews() {
     let world = World::new();
     let (key, record_key) = (CaKey::generate(), SigningKey::generate());
     let grant = world.authority.load().grants[&node_id("b")].certified(record_key.public());
-    let chain = world.enroller.issue_node(&key.spki(), &grant, NOW).unwrap();
+    let chain = world.enroller.issue_node_unchecked(&key.spki(), &grant, NOW).unwrap();
     let renew = RenewRequest::new(&node_id("b"), chain, (&key, &record_key), EXPORTER);
     let judge = |edit: fn(&mut Authority), seen: Option<KnownKey>, now: Millis| {
         let mut authority = Authority::clone(&world.authority.load());
@@ -277,7 +277,7 @@ fn a_withdrawn_root_gives_a_node_no_other_record_key() {
     authority.former = std::mem::replace(&mut authority.roots, vec![World::new().root.certificate()]);
     authority.known_keys.insert(node_id("b"), known);
     let renewed = |record_key: &SigningKey, now| {
-        let chain = world.enroller.issue_node(&key.spki(), &grant(record_key), NOW).unwrap();
+        let chain = world.enroller.issue_node_unchecked(&key.spki(), &grant(record_key), NOW).unwrap();
         // As if he held the CA key, too: what was seen speaks against him nevertheless.
         let renew = RenewRequest::new(&node_id("b"), chain, (&key, record_key), EXPORTER);
         renew.check(&authority, EXPORTER, now).map(|renewal| renewal.record_key).map_err(|refusal| refusal.code)

@@ -121,7 +121,7 @@ fn a_stolen_enroller_takes_no_name_that_is_anothers_to_enrol() {
     let (owner, thief) = (Machine::new(), Machine::new());
     let theirs = |machine: &Machine| {
         let grant = two.signed("b").certified(machine.record.public());
-        two.e.issue_node(&machine.ca.spki(), &grant, NOW).unwrap()
+        two.e.issue_node_unchecked(&machine.ca.spki(), &grant, NOW).unwrap()
     };
     // Without a word of the redeemer, whether the name is taken or its invite still open.
     unredeemed(two.judge(&theirs(&thief), NOW));
@@ -223,7 +223,7 @@ fn an_enroller_vouches_for_itself() {
     let mut authority = two.authority.clone();
     let grant = NodeGrant { epoch: 2, redeemer: Some(node_id("a")), ..two.signed("e").clone() };
     let keys = (machine.ca.spki(), machine.record.public());
-    let old = two.e.issue_node(&keys.0, &grant.certified(keys.1), NOW).unwrap();
+    let old = two.e.issue_node_unchecked(&keys.0, &grant.certified(keys.1), NOW).unwrap();
     let joined = two.a.certify(&grant, (&keys.0, keys.1), None, DAY, NOW).unwrap();
     authority.grants.insert(node_id("e"), Arc::new(grant));
     assert!(matches!(judge(&old, &authority, NOW), Err(VerifyError::Unredeemed { .. })));

@@ -431,15 +431,15 @@ fn issuers_keep_their_own_bounds() {
     let key = CaKey::generate();
     let grant = node_ca_grant();
     let enrols = Grant { enroller: true, ..grant.clone() };
-    assert!(matches!(world.enroller.issue_node(&key.spki(), &enrols, NOW), Err(Error::Certificate(_))));
-    let late = world.enroller.issue_node(&key.spki(), &grant, NOW + 400 * DAY);
+    assert!(matches!(world.enroller.issue_node_unchecked(&key.spki(), &enrols, NOW), Err(Error::Certificate(_))));
+    let late = world.enroller.issue_node_unchecked(&key.spki(), &grant, NOW + 400 * DAY);
     assert!(matches!(late, Err(Error::IssuerNotValid { .. })));
-    assert!(matches!(world.enroller.issue_node(&[0; 91], &grant, NOW), Err(Error::Key { .. })));
+    assert!(matches!(world.enroller.issue_node_unchecked(&[0; 91], &grant, NOW), Err(Error::Key { .. })));
     let many = (0..400).map(|n| Pattern::Exact("shop".into(), format!("service-{n}"))).collect::<Vec<_>>();
     let many = Grant { accounts: many.clone(), services: many, ..grant.clone() };
-    assert!(matches!(world.enroller.issue_node(&key.spki(), &many, NOW), Err(Error::TooLarge { .. })));
+    assert!(matches!(world.enroller.issue_node_unchecked(&key.spki(), &many, NOW), Err(Error::TooLarge { .. })));
     // Shortly before its end an enroller issues what ends with it.
-    let chain = world.enroller.issue_node(&key.spki(), &grant, world.enroller.not_after() - DAY).unwrap();
+    let chain = world.enroller.issue_node_unchecked(&key.spki(), &grant, world.enroller.not_after() - DAY).unwrap();
     let ca = NodeCa::new(&trust_domain(), chain.clone(), key).unwrap();
     assert_eq!(ca.not_after(), world.enroller.not_after());
     let stranger = NodeCa::new(&trust_domain(), chain, CaKey::generate());
@@ -456,7 +456,7 @@ fn the_fullest_grant_still_fits() {
         Grant { node: node_id(&long(0)), accounts, services: Vec::new(), ..node_ca_grant() }
     };
     let key = CaKey::generate();
-    let fits = |count: usize| world.enroller.issue_node(&key.spki(), &grant(count), NOW);
+    let fits = |count: usize| world.enroller.issue_node_unchecked(&key.spki(), &grant(count), NOW);
     let most = (1..400).take_while(|count| fits(*count).is_ok()).last().unwrap();
     let ca = NodeCa::new(&trust_domain(), fits(most).unwrap(), CaKey::from_pem(&key.to_pem()).unwrap()).unwrap();
     let id = identity(&format!("{}/{}", long(1), long(0)));

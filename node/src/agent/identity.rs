@@ -454,7 +454,7 @@ mod tests {
         let later = now + 15 * 86_400_000;
         let enroller = identity.enroller().unwrap();
         let spki = identity.ca().key().spki();
-        let renewed = enroller.issue_node(&spki, identity.ca().grant(), later).unwrap();
+        let renewed = enroller.issue_node_unchecked(&spki, identity.ca().grant(), later).unwrap();
         identity.renewed(&dir, renewed, &authority, later).unwrap();
         assert!(identity.ca().not_after() > now + 40 * 86_400_000);
         identity.refresh(&web(), &CertificateLifetimes::default(), later, 0.5);
@@ -462,9 +462,9 @@ mod tests {
 
         let mut foreign = identity.ca().grant().clone();
         foreign.node = NodeId::new("b").unwrap();
-        let theirs = enroller.issue_node(&spki, &foreign, later).unwrap();
+        let theirs = enroller.issue_node_unchecked(&spki, &foreign, later).unwrap();
         assert!(identity.renewed(&dir, theirs, &authority, later).is_err());
-        let other_key = enroller.issue_node(&CaKey::generate().spki(), identity.ca().grant(), later).unwrap();
+        let other_key = enroller.issue_node_unchecked(&CaKey::generate().spki(), identity.ca().grant(), later).unwrap();
         assert!(identity.renewed(&dir, other_key, &authority, later).is_err());
     }
     #[test]
@@ -476,7 +476,7 @@ mod tests {
         let (before, disk) = (identity.ca().chain().to_vec(), dir.read(CA_CERTIFICATES).unwrap());
         let enroller = identity.enroller().unwrap();
         let (spki, granted) = (identity.ca().key().spki(), identity.ca().grant().clone());
-        let chain = enroller.issue_node(&spki, &granted, now + 1_000).unwrap();
+        let chain = enroller.issue_node_unchecked(&spki, &granted, now + 1_000).unwrap();
         // Another mesh's root; no enroller any more; another epoch of this node.
         let foreign = authority(&Root::generate(identity.trust_domain(), now));
         let changed = |change: fn(&mut NodeGrant)| {

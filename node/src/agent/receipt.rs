@@ -136,7 +136,7 @@ mod tests {
             enroller: true,
             retired: false,
         };
-        let chain = enroller.issue_node(&ca_key.spki(), &grant.certified(record.public()), NOW).unwrap();
+        let chain = enroller.issue_node_unchecked(&ca_key.spki(), &grant.certified(record.public()), NOW).unwrap();
         let changeset = Digest::of(b"x");
         let (trust_domain, named) = (mesh.clone(), node.clone());
         let receipt = Receipt { trust_domain, node: named, changeset, standing: Standing::Durable, at: NOW };
