@@ -119,6 +119,24 @@ pub fn uptime() -> Millis {
     uptime_micros() / 1_000
 }
 
+/// A moment by [`uptime`], which is not to be taken for one of wall time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uptime(pub Millis);
+
+impl Uptime {
+    /// This moment.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(uptime())
+    }
+
+    /// How long it is after an earlier one.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
 /// Microseconds of monotonic time since the first such call in this process.
 #[must_use]
 pub fn uptime_micros() -> u64 {

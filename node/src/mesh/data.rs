@@ -32,7 +32,7 @@ use super::{
     stream::{Facts, VirtualStream},
     tls_tcp::Port,
 };
-use crate::clock;
+use crate::clock::{self, Uptime};
 
 /// Streams from other nodes that wait for [`Worker::accept`].
 const QUEUE: usize = 1_024;
@@ -135,7 +135,7 @@ impl Worker {
             ending(mesh.clone(), async move {
                 loop {
                     tokio::time::sleep(SWEEP_INTERVAL).await;
-                    sweeper.shared.pool.sweep(clock::uptime());
+                    sweeper.shared.pool.sweep(Uptime::now());
                 }
             }),
         );
@@ -235,7 +235,7 @@ impl Worker {
     /// Sweeps as if this many milliseconds had passed.
     #[cfg(test)]
     pub(super) fn sweep_at(&self, ahead: certs::codec::Millis) {
-        self.shared.pool.sweep(clock::uptime() + ahead);
+        self.shared.pool.sweep(Uptime(clock::uptime() + ahead));
     }
 
     /// A tunnel on a QUIC connection of its own, the `ordinal`-th.

@@ -8,7 +8,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use certs::codec::Millis;
 use http::{Request, Response, StatusCode, request::Parts};
 use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -28,7 +27,7 @@ use super::{
     stream::{Facts, VirtualStream},
 };
 use crate::{
-    clock,
+    clock::Uptime,
     http1::{
         client::{self as http1, Connection},
         copy_head,
@@ -57,14 +56,14 @@ pub(super) struct Link {
     facts: Arc<Facts>,
     pub(super) preface: Arc<Preface>,
     pub(super) is_quic: bool,
-    /// Uptime when it was given back.
-    pub(super) since: Millis,
-    /// Uptime when it was made.
-    born: Millis,
+    /// When it was given back.
+    pub(super) since: Uptime,
+    /// When it was made.
+    born: Uptime,
     /// Requests that it has carried.
     carried: u32,
-    /// How long it is kept unused, milliseconds, where that is shorter than usual.
-    pub(super) idle: Millis,
+    /// How long it is kept unused, where that is shorter than usual.
+    pub(super) idle: Duration,
 }
 
 /// For how long a virtual connection is used: what its last user asked for.
@@ -72,15 +71,15 @@ pub(super) struct Link {
 pub struct Terms {
     /// Requests that it carries at most.
     pub requests: u32,
-    /// It is kept unused for at most so long, milliseconds.
-    pub idle: Millis,
-    /// From so long after it was made no further request begins on it, milliseconds.
-    pub age: Millis,
+    /// It is kept unused for at most so long.
+    pub idle: Duration,
+    /// From so long after it was made no further request begins on it.
+    pub age: Duration,
 }
 
 impl Default for Terms {
     fn default() -> Terms {
-        Terms { requests: u32::MAX, idle: Millis::MAX, age: Millis::MAX }
+        Terms { requests: u32::MAX, idle: Duration::MAX, age: Duration::MAX }
     }
 }
 
@@ -120,8 +119,8 @@ impl Link {
         } else {
             Sender::Http1(Some(Connection::to_node(Box::new(stream))))
         };
-        let (now, preface, tasks) = (clock::uptime(), Arc::new(preface.clone()), tasks.clone());
-        Ok(Link { sender, tasks, facts, preface, is_quic, since: now, born: now, carried: 0, idle: Millis::MAX })
+        let (now, preface, tasks) = (Uptime::now(), Arc::new(preface.clone()), tasks.clone());
+        Ok(Link { sender, tasks, facts, preface, is_quic, since: now, born: now, carried: 0, idle: Duration::MAX })
     }
 
     /// False if it has ended.
@@ -135,7 +134,7 @@ impl Link {
 
     /// True if it waited for its next request for longer than its last user wanted.
     pub(super) fn is_stale(&self) -> bool {
-        self.idle < Millis::MAX && clock::uptime().saturating_sub(self.since) >= self.idle
+        self.idle < Duration::MAX && Uptime::now().since(self.since) >= self.idle
     }
 
     /// True if its certificates end so soon that no further request begins on it.
@@ -241,8 +240,8 @@ impl Lease {
         }
         link.carried = link.carried.saturating_add(1);
         link.idle = self.terms.idle;
-        let age = || clock::uptime().saturating_sub(link.born);
-        let ended = link.carried >= self.terms.requests || self.terms.age < Millis::MAX && age() >= self.terms.age;
+        let age = || Uptime::now().since(link.born);
+        let ended = link.carried >= self.terms.requests || self.terms.age < Duration::MAX && age() >= self.terms.age;
         if !ended {
             self.group.give_back(link);
         }

@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use certs::{
@@ -32,7 +33,7 @@ use super::{
     quic::{DATA_IDLE, MAX_STREAMS},
     secure::Secure,
 };
-use crate::clock;
+use crate::clock::{self, Uptime};
 
 /// QUIC connections per worker and group.
 const MAX_CONNECTIONS: usize = 4;
@@ -44,11 +45,11 @@ const MAX_UNDER_WAY: usize = MAX_CONNECTIONS * MAX_STREAMS as usize;
 const MAX_TCP_DIALS: usize = 32;
 /// Requests that wait per group.
 const MAX_WAITING: usize = 1_024;
-/// How long an unused virtual connection is kept on QUIC, milliseconds.
-const STREAM_IDLE: Millis = 10_000;
-/// How long an unused connection is kept, milliseconds: on TCP that is the virtual connection itself. Less than the silence
+/// How long an unused virtual connection is kept on QUIC.
+const STREAM_IDLE: Duration = Duration::from_secs(10);
+/// How long an unused connection is kept: on TCP that is the virtual connection itself. Less than the silence
 /// after which the other end gives up, so that nothing is sent into a connection that is just ending.
-const CONNECTION_IDLE: Millis = DATA_IDLE.as_millis() as Millis - 5_000;
+const CONNECTION_IDLE: Duration = DATA_IDLE.saturating_sub(Duration::from_secs(5));
 /// TLS connections that nobody uses, per group.
 const MAX_UNCLAIMED: usize = 64;
 
@@ -130,19 +131,19 @@ impl Pool {
     }
 
     /// Lets go what was unused for too long.
-    pub(super) fn sweep(&self, now: Millis) {
+    pub(super) fn sweep(&self, now: Uptime) {
         let wall = clock::wall();
         // A group that somebody holds is about to be used.
         lock(&self.groups).retain(|_, group| !group.sweep(now, wall) || Arc::strong_count(group) > 1);
     }
 
     /// When the least recently used of the connections that nobody uses was used.
-    fn oldest(&self) -> Option<Millis> {
+    fn oldest(&self) -> Option<Uptime> {
         lock(&self.groups).values().filter_map(|group| group.oldest()).min()
     }
 
     /// Closes a connection that nobody uses and that was last used then; false if there is none any more.
-    fn drop_used_at(&self, used: Millis) -> bool {
+    fn drop_used_at(&self, used: Uptime) -> bool {
         lock(&self.groups).values().any(|group| group.oldest() == Some(used) && group.drop_used_at(used))
     }
 }
@@ -196,7 +197,7 @@ struct State {
     /// Few: a group has as many prefaces as its services have ports.
     idle: Vec<(Arc<Preface>, Vec<Link>)>,
     /// TLS connections that nobody uses, and since when: a race's winners, and what ended tunnels gave back.
-    unclaimed: Vec<(Secure, Millis)>,
+    unclaimed: Vec<(Secure, Uptime)>,
     dialling: Option<Dialling>,
     /// Connections dialled so far: spreads them over the peer's workers.
     ordinal: u8,
@@ -324,7 +325,7 @@ impl Group {
 
     /// Keeps a virtual connection.
     pub(super) fn give_back(&self, mut link: Link) {
-        link.since = clock::uptime();
+        link.since = Uptime::now();
         let mut state = lock(&self.state);
         match state.idle.iter_mut().find(|(known, _)| *known == link.preface) {
             Some((_, links)) => links.push(link),
@@ -344,10 +345,8 @@ impl Group {
         if let Some(secure) = state.claim() {
             return Step::Claim(secure);
         }
-        if state.dialling.as_ref().is_some_and(|dialling| dialling.peek().is_some()) {
-            // It died without a word.
-            state.dialling = None;
-        }
+        // It died without a word.
+        drop(state.dialling.take_if(|dialling| dialling.peek().is_some()));
         state.connections.retain(|connection| connection.is_open());
         let usable = state.connections.iter().filter(|c| !c.retirement.has_come(wall));
         let best = usable.clone().min_by_key(|connection| connection.streams.load(Relaxed)).cloned();
@@ -389,25 +388,25 @@ impl Group {
     pub(super) fn unclaimed(&self, secure: Secure) {
         let mut state = lock(&self.state);
         if state.unclaimed.len() < MAX_UNCLAIMED {
-            state.unclaimed.push((secure, clock::uptime()));
+            state.unclaimed.push((secure, Uptime::now()));
         }
     }
 
     /// Lets go what was unused for too long; true if nothing is left.
-    fn sweep(&self, now: Millis, wall: Millis) -> bool {
+    fn sweep(&self, now: Uptime, wall: Millis) -> bool {
         let mut state = lock(&self.state);
         for (_, links) in &mut state.idle {
             links.retain_mut(|link| {
                 let kept = if link.is_quic { STREAM_IDLE } else { CONNECTION_IDLE };
-                let young = !link.is_retired() && now.saturating_sub(link.since) < kept.min(link.idle);
+                let young = !link.is_retired() && now.since(link.since) < kept.min(link.idle);
                 young && link.is_usable()
             });
         }
         state.idle.retain(|(_, links)| !links.is_empty());
-        state.unclaimed.retain_mut(|(secure, since)| now.saturating_sub(*since) < CONNECTION_IDLE && secure.is_quiet());
+        state.unclaimed.retain_mut(|(secure, since)| now.since(*since) < CONNECTION_IDLE && secure.is_quiet());
         state.connections.retain(|connection| {
             let unused = connection.streams.load(Relaxed) == 0;
-            let idle = now.saturating_sub(connection.used.load(Relaxed)) >= CONNECTION_IDLE;
+            let idle = now.since(Uptime(connection.used.load(Relaxed))) >= CONNECTION_IDLE;
             if unused && (idle || connection.retirement.has_come(wall)) {
                 connection.quic.close(Code::Done.varint(), b"");
             }
@@ -417,18 +416,19 @@ impl Group {
     }
 
     /// When the longest unused connection was last used.
-    fn oldest(&self) -> Option<Millis> {
+    fn oldest(&self) -> Option<Uptime> {
         let state = lock(&self.state);
-        let unused = state.connections.iter().filter(|c| c.streams.load(Relaxed) == 0).map(|c| c.used.load(Relaxed));
+        let unused =
+            state.connections.iter().filter(|c| c.streams.load(Relaxed) == 0).map(|c| Uptime(c.used.load(Relaxed)));
         let kept = state.idle.iter().flat_map(|(_, links)| links).filter(|link| !link.is_quic).map(|link| link.since);
         unused.chain(kept).chain(state.unclaimed.iter().map(|(_, since)| *since)).min()
     }
 
-    fn drop_used_at(&self, used: Millis) -> bool {
+    fn drop_used_at(&self, used: Uptime) -> bool {
         let mut state = lock(&self.state);
         let before = state.connections.len();
         state.connections.retain(|connection| {
-            let is_it = connection.streams.load(Relaxed) == 0 && connection.used.load(Relaxed) == used;
+            let is_it = connection.streams.load(Relaxed) == 0 && connection.used.load(Relaxed) == used.0;
             if is_it {
                 connection.quic.close(Code::Done.varint(), b"");
             }

@@ -414,11 +414,9 @@ const LONG_IDLE: Duration = Duration::from_secs(60);
 
 fn terms(policy: &ClusterPolicy) -> Terms {
     let (tcp, http) = (&policy.connection_pool.tcp, &policy.connection_pool.http);
-    let millis =
-        |time: Option<Duration>| time.map_or(u64::MAX, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     Terms {
         requests: http.max_requests_per_connection.unwrap_or(u32::MAX),
-        idle: millis(http.idle_timeout.filter(|idle| *idle < LONG_IDLE)),
-        age: millis(tcp.max_connection_duration),
+        idle: http.idle_timeout.filter(|idle| *idle < LONG_IDLE).unwrap_or(Duration::MAX),
+        age: tcp.max_connection_duration.unwrap_or(Duration::MAX),
     }
 }
