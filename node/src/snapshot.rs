@@ -1,6 +1,7 @@
 //! The immutable world that a request reads. The agent writes a new one on every change; what changes from request to
 //! request lives outside it: counters of endpoints, and the circuits of the clusters that requests go to.
 
+mod candidates;
 mod circuits;
 mod counters;
 mod doors;
@@ -32,6 +33,7 @@ use policy::{
 };
 use tokio::sync::watch;
 
+pub use candidates::{Candidates, Carries, NoCluster, Out};
 pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};

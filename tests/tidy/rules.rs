@@ -29,6 +29,7 @@ const IMPORTS: &[(&str, &str, &str)] = &[
     ("node/src/balance/", "tokio", "balance is pure"),
     ("node/src/balance/", "crate::proxy", "balance is pure"),
     ("node/src/balance/", "crate::mesh", "balance is pure"),
+    ("node/src/balance/", "crate::snapshot", "balance is asked of hosts and loads, whoever they belong to"),
     ("node/src/mesh/", "crate::proxy", "mesh carries, it does not proxy"),
     ("node/src/mesh/", "crate::agent", "mesh carries, it does not decide"),
     ("certs/src/", "tokio", "certs is pure"),

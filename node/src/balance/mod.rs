@@ -1,7 +1,6 @@
 //! The choice of an endpoint, and what limits and protects it. Pure: no sockets, no clock; time and randomness come in.
 
 mod balancer;
-mod candidates;
 mod dice;
 mod group;
 mod host;
@@ -21,7 +20,6 @@ mod weights;
 use std::sync::Arc;
 
 pub use balancer::{Ask, BalancePolicy, LoadBalancer};
-pub use candidates::{Candidates, Carries, NoCluster, Out};
 pub use dice::Dice;
 pub use group::Algorithm;
 pub use host::Host;

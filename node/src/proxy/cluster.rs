@@ -12,13 +12,13 @@ use super::{
 };
 use crate::lock::lock;
 use crate::{
-    balance::{Ask, Candidates, Carries, Client},
+    balance::{Ask, Client},
     clock,
     mesh::{
         self, Preface,
         lease::{Pings, Terms},
     },
-    snapshot::{Circuit, Circuits, Endpoint, Foreign, Instance, Snapshot, Table},
+    snapshot::{Candidates, Carries, Circuit, Circuits, Endpoint, Foreign, Instance, Snapshot, Table},
     telemetry::{Pair, Recorder, Workload},
 };
 use certs::id::SpiffeId;

@@ -18,9 +18,8 @@ use question::{Asks, Question};
 
 use super::{Admin, api, error::Error};
 use crate::{
-    balance::{Candidates, Carries, NoCluster},
     config::Config,
-    snapshot::{Endpoint, Instance, Snapshot},
+    snapshot::{Candidates, Carries, Endpoint, Instance, NoCluster, Snapshot},
 };
 
 impl Admin {

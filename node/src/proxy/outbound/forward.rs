@@ -8,7 +8,7 @@ use super::{
     grpc_timeout, mirror,
 };
 use crate::{
-    balance::{Ask, Carries, Tried},
+    balance::{Ask, Tried},
     clock,
     proxy::{
         deadline::Deadline,
@@ -20,7 +20,7 @@ use crate::{
         reply::{GRPC_STATUS, OVERLOADED},
         upgrade,
     },
-    snapshot::Snapshot,
+    snapshot::{Carries, Snapshot},
     telemetry::Flags,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request::Parts, uri::PathAndQuery};

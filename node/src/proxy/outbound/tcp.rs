@@ -10,7 +10,7 @@ use super::{
     transport::{GONE, LATE, transport},
 };
 use crate::{
-    balance::{Ask, Carries, Tried, outlier::Outcome},
+    balance::{Ask, Tried, outlier::Outcome},
     clock,
     mesh::{
         Protocol,
@@ -26,7 +26,7 @@ use crate::{
         inbound::{self, Arrival, Refused},
         tcp::{Account, Answer, End, Side, Spans, relay},
     },
-    snapshot::Snapshot,
+    snapshot::{Carries, Snapshot},
 };
 use policy::{
     kinds::Tunnel,

@@ -8,7 +8,10 @@ use policy::{
 };
 
 use super::{Forwarding, answer, authorization, authorization::Judge};
-use crate::{agent::admin::api, balance::Carries, snapshot::Endpoint};
+use crate::{
+    agent::admin::api,
+    snapshot::{Carries, Endpoint},
+};
 
 /// Explains a connection to a service's port; `server_name` is there if it is TLS.
 pub(super) fn explain(judge: Judge<'_>, authority: &str, server_name: Option<&str>, explained: &mut api::Explanation) {

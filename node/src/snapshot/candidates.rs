@@ -8,7 +8,7 @@ use policy::{
     route::{Addressed, ClusterPolicy, Destination, Subset},
 };
 
-use crate::snapshot::{Foreign, Instance, Service, Snapshot};
+use super::{Foreign, Instance, Service, Snapshot};
 
 /// Why a destination has no endpoints at all: 503 NC.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
