@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 pub mod descriptors;
 pub mod dns;
+pub mod error;
 pub mod http1;
 mod lock;
 pub mod logging;

@@ -32,6 +32,7 @@ const IMPORTS: &[(&str, &str, &str)] = &[
     ("node/src/balance/", "crate::snapshot", "balance is asked of hosts and loads, whoever they belong to"),
     ("node/src/mesh/", "crate::proxy", "mesh carries, it does not proxy"),
     ("node/src/mesh/", "crate::agent", "mesh carries, it does not decide"),
+    ("node/src/capture/", "crate::agent", "capture knows the kernel and no agent"),
     ("certs/src/", "tokio", "certs is pure"),
     ("policy/src/", "tokio", "policy is pure"),
 ];

@@ -359,7 +359,7 @@ fn unexpected(message: &Message, token: &Token) -> Error {
     let Message::Refusal(refusal) = message else {
         return fail("failed", "the enroller answered out of turn", "see that both run the same version");
     };
-    let known = super::admin::error::CODES.iter().find(|row| row.0 == refusal.code).map(|row| row.0);
+    let known = super::error::CODES.iter().find(|row| row.0 == refusal.code).map(|row| row.0);
     let code = match refusal.code.as_str() {
         "wrong_enroller" | "bad_proof" => "token_invalid",
         _ => known.unwrap_or("refused"),

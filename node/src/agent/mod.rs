@@ -9,7 +9,6 @@ pub mod checks;
 pub mod concerns;
 pub mod drift;
 pub mod enrol;
-pub mod error;
 pub mod event;
 mod exchange;
 mod facade;
@@ -43,5 +42,6 @@ pub mod wire;
 pub mod workload;
 pub mod world;
 
+pub use crate::error;
 pub use facade::{Agent, Apply, EnrollerRequest, IdentityFacts, LeafFacts, Pushed, Wait};
 pub use sync::everybody::Unheard;

@@ -1,7 +1,7 @@
 //! The `nft` program, and what of the kernel's state is read beside it.
 
 use super::rules::{self, ANYWHERE, ANYWHERE_V6, AT_V4, AT_V6, INCOMING, TABLE};
-use crate::agent::error::{Error, fail};
+use crate::error::{Error, fail};
 use serde_json::Value;
 use std::{
     fs,

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-pub use crate::agent::admin::error::{Body, Class, Error};
 use crate::cli::output::{Format, plain};
+pub use crate::error::{Body, Class, Error};
 
 /// What a command gives.
 pub type Result<T> = std::result::Result<T, Error>;

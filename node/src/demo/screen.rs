@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 
-use crate::agent::admin::error::Error;
+use crate::error::Error;
 
 /// Cells of a bar.
 const BAR: usize = 30;

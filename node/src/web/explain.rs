@@ -4,8 +4,8 @@ use maud::{Markup, html};
 use percent_encoding::percent_decode_str;
 
 use super::words::{self, segment};
-use crate::agent::admin::{
-    api::{Authorization, Candidate, Explanation},
+use crate::{
+    agent::admin::api::{Authorization, Candidate, Explanation},
     error::Error,
 };
 

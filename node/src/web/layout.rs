@@ -7,7 +7,10 @@ use axum::{
 use maud::{DOCTYPE, Markup, html};
 
 use super::words;
-use crate::agent::admin::{Admin, error::Error, rfc3339};
+use crate::{
+    agent::admin::{Admin, rfc3339},
+    error::Error,
+};
 
 /// Only what this node serves, no inline style or script, in nobody's frame.
 const SECURITY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \

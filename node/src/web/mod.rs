@@ -30,7 +30,10 @@ use self::{
     layout::{Page, Tab},
     named::Of,
 };
-use crate::agent::admin::{Admin, api, error::Error};
+use crate::{
+    agent::admin::{Admin, api},
+    error::Error,
+};
 
 pub(crate) use layout::guarded;
 

@@ -17,9 +17,9 @@ use crate::{
     agent::admin::{
         Admin, LogFilter, When,
         api::{Change, ChangesetDetail, Conflict, Content, Document, LogEntry, Proposal, Spread},
-        error::Error,
     },
     cli::{difference::unified, output::yaml},
+    error::Error,
 };
 
 /// Changesets of the log that are shown.

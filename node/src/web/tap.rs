@@ -8,10 +8,7 @@ use super::{
     layout::{Frame, document},
     words::{self, millis},
 };
-use crate::{
-    agent::admin::{api::Explanation, error::Error},
-    telemetry::Tapped,
-};
+use crate::{agent::admin::api::Explanation, error::Error, telemetry::Tapped};
 
 /// What is looked for among the requests that were seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 //! itself. Loopback and the scrapers' port only answer. `skein-admin/1` lets in whoever proves a key with a role.
 
 pub mod api;
-pub mod error;
 pub mod greeting;
 
 mod act;
@@ -55,7 +54,7 @@ pub(crate) use past::{LogFilter, When};
 pub use serve::SOCKET_MODE;
 
 use self::{error::Error, fresh::Fresh};
-use super::Agent;
+use super::{Agent, error};
 use crate::{
     config::Cidr,
     snapshot::Circuits,

@@ -152,7 +152,7 @@ fn each_refusal_has_a_code_of_its_own_that_every_door_knows() {
     let told = |code| {
         let refused = Refused::Because { code, message: "x".to_owned(), hint: "y".to_owned() };
         let error = super::refusal(&refused);
-        let known = crate::agent::admin::error::CODES.iter().any(|row| row.0 == error.code);
+        let known = crate::error::CODES.iter().any(|row| row.0 == error.code);
         assert!(known && error.hint == "y", "{code:?}: {error:?}");
         error.code.into_owned()
     };

@@ -17,14 +17,11 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    agent::{
-        admin::{api, error::Body},
-        state_dir::StateDir,
-    },
+    agent::{admin::api, state_dir::StateDir},
     cli::{
         context::Context,
         directory::{Directory, Known},
-        error::{Error, Result},
+        error::{Body, Error, Result},
         output::{Format, remark},
         proof,
     },

@@ -4,7 +4,7 @@ use certs::id::ServiceAccount;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST};
 use percent_encoding::percent_decode_str;
 
-use crate::agent::admin::error::Error;
+use crate::error::Error;
 
 /// Bytes of a URL at most.
 const MAX_URL: usize = 16 << 10;

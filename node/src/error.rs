@@ -1,4 +1,4 @@
-//! What went wrong, in the one form that the admin interface and the command line share.
+//! What went wrong, in the one form that agent, admin interface and command line share.
 
 use std::borrow::Cow;
 
@@ -148,6 +148,22 @@ impl Error {
     }
 }
 
+/// A refusal or failure with one of the stable codes; nothing is half done when it is given.
+pub fn fail(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Error {
+    Error::new(code, message).hint(hint)
+}
+
+/// Something that only a defect of this program can cause.
+pub fn internal(message: impl std::fmt::Display) -> Error {
+    fail("failed", message.to_string(), "this is a defect; please report it with the node's log")
+}
+
+impl From<crate::config::ConfigError> for Error {
+    fn from(e: crate::config::ConfigError) -> Self {
+        fail("bad_config", e.to_string(), e.hint)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_shipped_unit_starts_nobody_again_for_whom_waiting_does_not_help() {
-        let unit = include_str!("../../../deploy/systemd/skein.service");
+        let unit = include_str!("../deploy/systemd/skein.service");
         let line = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).unwrap();
         let stays: Vec<u8> = line.split(' ').map(|code| code.parse().unwrap()).collect();
         assert_eq!(stays, ["bad_config", "clone"].map(|code| Error::new(code, "").class().exit_code()));
