@@ -201,7 +201,8 @@ fn a_reload_that_failed_is_a_problem_until_one_succeeds() {
             if codes.iter().any(|code| code == "not_reloaded") == is_told { Ok(()) } else { Err(format!("{codes:?}")) }
         });
     };
-    reload(&format!("{before}\n[nonsense]\n"), true);
+    // The command line can read it, and the node must be started anew for it.
+    reload(&before.replace("workers = 2", "workers = 3"), true);
     reload(&before, false);
 }
 
