@@ -112,6 +112,8 @@ fn an_evicted_node_is_out_and_stays_out() {
     cluster.run("second");
     cluster.wait_endpoints("shop/reviews", 1);
     cluster.on("first", &["evict", "second"]).expect_code(0);
+    let again = cluster.json("first", &["evict", "second"]);
+    assert_eq!(again["unchanged"], true, "nothing is signed twice: {again}");
     harness::eventually("the evicted node's endpoint is gone", || {
         let seen = cluster.healthy("first", "shop/reviews");
         if seen == 0 { Ok(()) } else { Err(format!("{seen} seen")) }
