@@ -399,7 +399,7 @@ mod tests {
         let keys = [("ann".to_owned(), ann.public(), false), ("eve".to_owned(), eve.public(), false)];
         let first = history::genesis(&trust_domain, &[vec![1]], &keys, now);
         let mut held = History::new(trust_domain.clone());
-        held.insert(&history::signed(&first, &[&ann]), now).unwrap();
+        held.insert(&history::signed(&first, &[&ann, &eve]), now).unwrap();
         let push = |held: &mut History, number: u64| {
             let document = DocumentId::new(Kind::VirtualService, "shop", &format!("d{number}"));
             let content = Some("{}".to_owned());

@@ -330,20 +330,20 @@ mod tests {
     #[test]
     fn slow_names_of_one_namespace_leave_places_for_others() {
         let lookups = Lookups::default();
-        let ask = |name: &str, account| lookups.ask(&wanted(name), account, 0);
-        let slow: Vec<Asked> = (0..20).map(|number| ask(&format!("{number}.slow.example"), "evil")).collect();
+        let ask = |name: &str, account, now| lookups.ask(&wanted(name), account, now);
+        let slow: Vec<Asked> = (0..20).map(|number| ask(&format!("{number}.slow.example"), "evil", number)).collect();
         assert!(slow.iter().all(is_wait));
-        let taken = lookups.take(8, 0);
+        let taken = lookups.take(8, 20);
         assert_eq!(taken.len(), 4, "half of them");
-        assert!(lookups.take(4, 0).is_empty());
-        // A name that somebody slow asked for first is looked up for whoever has a place.
+        assert!(lookups.take(4, 20).is_empty());
+        // A name that somebody slow asked for first, and has to wait for, is looked up for whoever has a place.
         let name = slow.len() - 1;
         let name = format!("{name}.slow.example");
         assert!(!taken.iter().any(|wanted| *wanted.name == *name));
-        assert!(is_wait(&ask(&name, "shop")));
-        assert_eq!(lookups.take(4, 0), [wanted(&name)]);
-        assert!(is_wait(&ask("a.example", "bank")));
-        assert_eq!(lookups.take(3, 0), [wanted("a.example")]);
+        assert!(is_wait(&ask(&name, "shop", 20)));
+        assert_eq!(lookups.take(4, 20), [wanted(&name)]);
+        assert!(is_wait(&ask("a.example", "bank", 20)));
+        assert_eq!(lookups.take(3, 20), [wanted("a.example")]);
     }
 
     #[test]
