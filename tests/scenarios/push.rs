@@ -275,9 +275,13 @@ fn a_revert_takes_nothing_newer_back_unless_told_to() {
     let again = cluster.json("web", &["policy", "revert", &third, "--wait", "all"]);
     written("policy revert", &again);
     assert_eq!((&again["unchanged"], log()), (&Value::Bool(true), before + 1), "{again}");
+    // What the second one said holds again, so that it is the next to go; and back again.
+    cluster.on("web", &["policy", "revert", &second, "--wait", "all"]).expect_code(0);
+    assert_eq!((timeout().as_deref(), log()), (Some("1s"), before + 2));
+    push("4s");
     // All of it goes at once, if that is meant; and then the document is no more, which is so the second time.
     let over = cluster.on("web", &["policy", "revert", &first, "--over", "--wait", "all"]).expect_code(0);
     assert!(over.out.contains("deleted VirtualService shop/reviews") && over.err.contains(&second), "{over:?}");
     let gone = cluster.on("web", &["policy", "revert", &first]).expect_code(0);
-    assert!(gone.out.contains("nothing was pushed") && log() == before + 2, "{gone:?}");
+    assert!(gone.out.contains("nothing was pushed") && log() == before + 4, "{gone:?}");
 }

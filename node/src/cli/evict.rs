@@ -68,6 +68,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         if ctx.output.format == Format::Table {
             remark(&format!("note: {} is evicted already: nothing is signed", args.out));
         }
+        operator.directory.note_out(|out| out.evict(args.out.clone(), epoch));
         let live = state.documents.get(&id).map(|live| live.values.as_slice()).unwrap_or_default();
         let version = live.first().map_or(0, |value| value.version);
         let row = json!({"kind": id.kind.to_string(), "namespace": id.namespace, "name": id.name, "version": version,

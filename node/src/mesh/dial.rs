@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsStream;
 
 use super::{Mesh, Transport, accept, count, error::Error, quic, tls_tcp};
-use crate::descriptors;
+use crate::{clock, descriptors};
 
 /// Silence on UDP after which TCP is tried beside it.
 const RACE_AFTER: Duration = Duration::from_millis(200);
@@ -97,6 +97,7 @@ pub(super) async fn dial_tcp(mesh: &Mesh, target: &Target) -> Result<Dialled, Er
 }
 
 async fn race(mesh: &Mesh, endpoint: quinn::Endpoint, target: &Arc<Target>) -> Result<Dialled, Failed> {
+    let began = clock::monotonic();
     let mut quic: Attempt = {
         let (mesh, target) = (mesh.clone(), target.clone());
         Box::pin(async move { over_quic(&mesh, endpoint, &target).await })
@@ -115,8 +116,10 @@ async fn race(mesh: &Mesh, endpoint: quinn::Endpoint, target: &Arc<Target>) -> R
         },
         result = &mut tcp => match result {
             Ok(dialled) => {
-                let is_link = target.conversation == Conversation::Peer;
-                let late = if is_link { timeout(LATE_LINK, &mut quic).await.ok() } else { None };
+                // What has taken most of the time that there is waits for nothing more.
+                let is_early = began.elapsed() + 2 * LATE_LINK < target.patience;
+                let waits = target.conversation == Conversation::Peer && is_early;
+                let late = if waits { timeout(LATE_LINK, &mut quic).await.ok() } else { None };
                 if let Some(Ok(late)) = late {
                     return Ok(late);
                 }

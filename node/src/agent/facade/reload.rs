@@ -36,7 +36,10 @@ impl Agent {
         if let Err(error) = self.reload().await {
             tracing::error!(code = %error.code, hint = error.hint, "not reloaded: {error}");
             let message = format!("the configuration in use is not the one in the files: {error}");
-            let hint = "correct it, then send the process SIGHUP again";
+            let hint = match &*error.hint {
+                "" => "correct it, then send the process SIGHUP again",
+                hint => hint,
+            };
             self.inner.not_reloaded.store(Some(Arc::new(fail("not_reloaded", message, hint))));
         }
     }

@@ -189,7 +189,7 @@ pub(super) const CHECKS: &[Check] = &[
     after(
         "node.reloaded",
         "the node took its files when it was last told to",
-        "correct the place that is named, then send the process SIGHUP",
+        "correct the place that is named, then send the process SIGHUP, or restart it where it says so",
     ),
     after("node.problems", "the node finds nothing else wrong with itself", "see its log"),
     after(

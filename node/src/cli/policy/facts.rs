@@ -24,7 +24,7 @@ pub(super) fn judge(sources: &mut [Source]) {
         ..problem
     }));
     let hint = "push refuses them together: name one file at a time";
-    problems.extend(twins(documents.iter(), Severity::Warning, hint));
+    problems.extend(twins(documents.iter(), Severity::Info, hint));
     for problem in problems.into_iter().filter(|problem| !validate::is_silenced(problem, &documents)) {
         let home = sources.iter().position(|source| source.file == problem.file).unwrap_or(0);
         if let Some(source) = sources.get_mut(home) {

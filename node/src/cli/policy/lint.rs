@@ -15,8 +15,8 @@ use crate::cli::{
     output::{Format, Table},
 };
 
-/// Checks documents without any node: each by itself, and all together. Fails if a push would be refused whatever the mesh holds, but for
-/// objects of Kubernetes, which are facts here. The annotation skein.dev/lint-ignore, e.g.
+/// Checks documents without any node: each by itself, and all together. Fails if a push of one of the files would be refused whatever the
+/// mesh and the other files hold, but for objects of Kubernetes, which are facts here. The annotation skein.dev/lint-ignore, e.g.
 /// "SKN0203,SKN0305", leaves these warnings out for a document; errors stay, and push refuses what it refuses.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:

@@ -69,14 +69,14 @@ pub struct Args {
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let paths: Vec<_> = args.paths.iter().chain(&args.filename).cloned().collect();
-    known(&args.allow)?;
+    let allowed = allowed(&args.allow)?;
     let sources = source::read(&paths, &ctx.globals.namespace)?;
     let mut intents = intents(&sources, ctx)?;
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
     let mut plan = operator.plan(&mut client, &intents).await?;
     place(&mut plan.problems, &sources);
-    refuse(&plan, &args.allow, &sources, ctx)?;
+    refuse(&plan, &allowed, &sources, ctx)?;
     if let Some(parent) = &args.expect_parent {
         expect(&plan, &intents, parent)?;
     }
@@ -162,11 +162,13 @@ fn notes(sources: &[Source]) -> Result<Vec<Value>> {
     sources.iter().flat_map(|source| &source.parsed.problems).map(note).collect()
 }
 
-/// Refuses `--allow` of what is no code.
-fn known(allowed: &[String]) -> Result<()> {
+/// The codes that `--allow` names; refuses what is none.
+fn allowed(given: &[String]) -> Result<Vec<String>> {
     let codes = || codes::TABLE.iter().map(|(code, _)| *code);
+    let named = given.iter().map(|code| code.trim()).filter(|code| !code.is_empty());
+    let allowed: Vec<String> = named.map(str::to_owned).collect();
     let Some(unknown) = allowed.iter().find(|allowed| !codes().any(|code| code.eq_ignore_ascii_case(allowed))) else {
-        return Ok(());
+        return Ok(allowed);
     };
     let near = policy::nearest(unknown, codes()).map(|code| format!("did you mean {code}? ")).unwrap_or_default();
     let hint = format!("{near}`skein policy lint --list` shows all codes and what they mean");
@@ -366,10 +368,11 @@ mod tests {
 
     #[test]
     fn only_codes_are_allowed() {
-        assert!(known(&["SKN0301".to_owned(), "skn0302".to_owned()]).is_ok());
-        let near = known(&["SKN301".to_owned()]).unwrap_err();
+        let given = ["SKN0301", "", " skn0302 "].map(str::to_owned);
+        assert_eq!(allowed(&given).unwrap(), ["SKN0301", "skn0302"]);
+        let near = allowed(&["SKN301".to_owned()]).unwrap_err();
         assert!(near.code == "usage" && near.hint.contains("did you mean SKN0301?"), "{near:?}");
-        assert!(known(&["foo".to_owned()]).unwrap_err().hint.starts_with("`skein policy lint --list`"));
+        assert!(allowed(&["foo".to_owned()]).unwrap_err().hint.starts_with("`skein policy lint --list`"));
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let (standing, changes): (Vec<Change>, Vec<Change>) =
         changes.into_iter().partition(|change| stands(&history, change, now));
     let people = ctx.output.format == Format::Table;
-    let lines = later(&history, &id, &changes);
+    let lost: Vec<&Change> = changes.iter().filter(|change| !is_its_own(&history, &id, change, now)).collect();
+    let lines = later(&history, &id, &lost);
     if !lines.is_empty() && !args.over {
         return Err(refused(&id, &lines));
     }
@@ -99,6 +100,12 @@ fn stands(history: &History, change: &Change, now: Millis) -> bool {
     }
 }
 
+/// Whether what the changeset itself made of the document holds now, by whatever came since: there is nothing newer to lose.
+fn is_its_own(history: &History, id: &ChangesetId, change: &Change, now: Millis) -> bool {
+    let own = history.get(id).filter(|entry| entry.whole).and_then(|entry| entry.changeset.change(&change.document));
+    own.is_some_and(|own| stands(history, own, now))
+}
+
 /// The rows of what stands, and who set it.
 fn already(history: &History, id: &ChangesetId, standing: &[Change], now: Millis) -> Standing {
     let state = history.state(now);
@@ -119,7 +126,7 @@ fn already(history: &History, id: &ChangesetId, standing: &[Change], now: Millis
 }
 
 /// What was pushed to these documents since, the newest first: a line for each.
-fn later(history: &History, id: &ChangesetId, changes: &[Change]) -> Vec<String> {
+fn later(history: &History, id: &ChangesetId, changes: &[&Change]) -> Vec<String> {
     let mut all: BTreeMap<(Millis, ChangesetId), Vec<String>> = BTreeMap::new();
     for change in changes {
         for later in since(history, id, change) {
@@ -147,17 +154,27 @@ fn refused(id: &ChangesetId, lines: &[String]) -> Error {
 
 /// The changesets between a changeset and what stands now of a document.
 fn since(history: &History, id: &ChangesetId, change: &Change) -> Vec<ChangesetId> {
-    let own = history.get(id).and_then(|entry| entry.changeset.change(&change.document));
-    // What it replaced may live again, once it has expired.
-    let is_before = |other: &ChangesetId| other == id || own.is_some_and(|own| own.replaces.contains(other));
-    let (mut open, mut found) = (change.replaces.clone(), Vec::new());
+    let replaced = |id: &ChangesetId| {
+        let said = history.get(id).and_then(|entry| entry.changeset.change(&change.document));
+        said.map(|said| said.replaces.clone()).unwrap_or_default()
+    };
+    // What it replaced, directly or not, may live again, once it has expired.
+    let before = behind(vec![*id], &[], replaced);
+    behind(change.replaces.clone(), &before, replaced)
+}
+
+/// These, and what they replaced, directly or not, up to what is known already.
+fn behind(
+    mut open: Vec<ChangesetId>,
+    known: &[ChangesetId],
+    replaced: impl Fn(&ChangesetId) -> Vec<ChangesetId>,
+) -> Vec<ChangesetId> {
+    let mut found = Vec::new();
     while let Some(next) = open.pop() {
-        if is_before(&next) || found.contains(&next) {
-            continue;
+        if !known.contains(&next) && !found.contains(&next) {
+            open.extend(replaced(&next));
+            found.push(next);
         }
-        found.push(next);
-        let said = history.get(&next).and_then(|entry| entry.changeset.change(&change.document));
-        open.extend(said.into_iter().flat_map(|said| &said.replaces));
     }
     found
 }
