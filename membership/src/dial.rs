@@ -36,6 +36,8 @@ const DEAD_EACH_MS: u64 = 500;
 const DEAD_LONG_EACH_MS: u64 = 10_000;
 /// For long.
 const DEAD_LONG_MS: u64 = 15 * 60_000;
+/// Of so many dials of the dead one goes to an address that a linked member calls its own. Prime: of several addresses each has its turn.
+const SELDOM: u32 = 11;
 /// How long a link that was asked for is kept.
 const DEMAND_MS: u64 = 60_000;
 /// A link that ends earlier than this was none: the next dial waits as after a failure.
@@ -49,7 +51,7 @@ const AFRESH_MS: u64 = 30_000;
 pub(crate) struct Dialer {
     own: NodeId,
     nodes: BTreeMap<NodeId, Target>,
-    /// Those of members that left, for [`AFRESH_MS`]: who comes and goes all the time is dialled no more often for it.
+    /// Those of members that left, while their fresh starts are counted ([`AFRESH_MS`]): who comes and goes all the time is dialled no more often for it.
     left: BTreeMap<NodeId, Target>,
     /// Configured addresses; whom they led to last.
     seeds: BTreeMap<SocketAddr, (Target, Option<NodeId>)>,
@@ -157,6 +159,7 @@ impl Dialer {
     /// A link stands; `address` was dialled for it.
     pub(crate) fn linked(&mut self, node: &NodeId, address: Option<SocketAddr>, now: u64) {
         self.revived.remove(node);
+        self.left.remove(node);
         if let Some(target) = self.nodes.get_mut(node) {
             target.met(now);
         }
@@ -294,9 +297,10 @@ impl Dialer {
         target.attempts = target.attempts.wrapping_add(1);
         target.next = now + if long { DEAD_LONG_EACH_MS } else { DEAD_EACH_MS };
         let turn = usize::try_from(target.attempts).unwrap_or_default() % target.addresses.len().max(1);
-        let address = *target.addresses.get(turn)?;
-        // Where somebody else answers now it is not.
-        (!is_known(&self.nodes, linked, &address)).then_some((Some(node), address))
+        let (address, seldom) = (*target.addresses.get(turn)?, target.attempts.is_multiple_of(SELDOM));
+        // Where somebody else is linked it mostly is not; but anybody may say that an address is its own.
+        let may_be = seldom || !is_known(&self.nodes, linked, &address);
+        may_be.then_some((Some(node), address))
     }
 }
 

@@ -85,7 +85,7 @@ fn who_leaves_and_comes_back_all_the_time_is_dialled_no_more_often_for_it() {
 }
 
 #[test]
-fn the_dead_are_not_dialled_where_somebody_else_answers_now() {
+fn the_dead_are_seldom_dialled_where_somebody_else_answers_now() {
     let (dead, heir) = (node("a"), node("z"));
     let mut scene = Scene::new();
     scene.dialer.learned(&dead, &[address(1)], 1);
@@ -93,7 +93,7 @@ fn the_dead_are_not_dialled_where_somebody_else_answers_now() {
     scene.dialer.judged(&dead, true, 1);
     scene.linked.insert(heir.clone());
     let dials: usize = (1_000..10_000).step_by(50).map(|now| scene.tick(now).len()).sum();
-    assert_eq!(dials, 0);
+    assert!((1..=2).contains(&dials), "now and then, as that address may be a lie: {dials}");
     scene.linked.clear();
     let dials: Vec<(NodeId, SocketAddr)> = (10_000..20_000).step_by(50).flat_map(|now| scene.tick(now)).collect();
     assert!(dials.iter().any(|(dialled, _)| *dialled == dead));

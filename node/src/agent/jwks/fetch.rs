@@ -106,7 +106,7 @@ impl Fetcher {
                     "`{host}` is a service of the mesh: ask it by http, which goes there by mutual TLS"
                 ));
             }
-            return self.ask_mesh(asking.time, speakers, &service, (port, &uri)).await;
+            return self.ask_mesh(asking.until, speakers, &service, (port, &uri)).await;
         }
         let addresses = asking.addresses(host, port).await?;
         let stream = connect(&addresses, asking.until).await?;
@@ -121,14 +121,14 @@ impl Fetcher {
     /// Policy may allow one service what it denies another: who comes first and is answered asks for all.
     async fn ask_mesh(
         &self,
-        time: Duration,
+        until: Instant,
         speakers: &[SpeakerName],
         service: &ServiceName,
         at: (u16, &Uri),
     ) -> Result<String, String> {
         let mut refused = Vec::new();
-        for speaker in speakers {
-            match self.ask_as(speaker, time, service, at).await {
+        for (speaker, further) in speakers.iter().zip((1..=speakers.len()).rev()) {
+            match self.ask_as(speaker, part(until, further), service, at).await {
                 Ok(text) => return Ok(text),
                 Err(why) => refused.push(format!("{why} (in the name of {speaker})")),
             }
@@ -232,13 +232,17 @@ fn may_lead(from: &str, to: &str) -> bool {
     !is_https(from) || is_https(to)
 }
 
+/// What is left of the time for one of so many that are still to be asked.
+fn part(until: Instant, further: usize) -> Duration {
+    until.saturating_duration_since(clock::monotonic()) / u32::try_from(further).unwrap_or(u32::MAX)
+}
+
 /// A connection to the first of these addresses that takes one. Each has its part of the time that is left: one which does not answer
 /// leaves some to the next.
 async fn connect(addresses: &[SocketAddr], until: Instant) -> Result<TcpStream, String> {
     let mut why = String::new();
     for (address, further) in addresses.iter().zip((1..=addresses.len()).rev()) {
-        let part = until.saturating_duration_since(clock::monotonic()) / u32::try_from(further).unwrap_or(u32::MAX);
-        why = match timeout(part, TcpStream::connect(address)).await {
+        why = match timeout(part(until, further), TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => format!("{address}: {error}"),
             Err(_) => format!("{address} does not answer"),

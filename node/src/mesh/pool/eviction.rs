@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use super::{Connection, Group, Pool, Pools, State, lock};
+use super::{Connection, Group, Link, Pool, Pools, State, lock};
 use crate::{clock::Uptime, mesh::error::Code};
 
 impl Pools {
@@ -29,7 +29,9 @@ impl Pool {
 impl Group {
     /// When the longest unused connection was last used.
     fn oldest(&self) -> Option<Uptime> {
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
+        state.forget_ended();
+        let state = &*state;
         let unused = state.connections.iter().filter_map(|connection| state.unused_since(connection));
         let kept = state.idle.iter().flat_map(|(_, links)| links).filter(|link| !link.is_quic).map(|link| link.since);
         unused.chain(kept).chain(state.unclaimed.iter().map(|(_, since)| *since)).min()
@@ -37,6 +39,7 @@ impl Group {
 
     fn drop_used_at(&self, used: Uptime) -> bool {
         let mut state = lock(&self.state);
+        state.forget_ended();
         let unused = |connection: &&Arc<Connection>| state.unused_since(connection) == Some(used);
         let ended: Vec<_> = state.connections.iter().filter(unused).cloned().collect();
         for connection in &ended {
@@ -59,6 +62,13 @@ impl Group {
 }
 
 impl State {
+    /// Drops the kept links that have ended: their streams have, too.
+    fn forget_ended(&mut self) {
+        for (_, links) in &mut self.idle {
+            links.retain_mut(Link::is_usable);
+        }
+    }
+
     /// Since when nobody uses a QUIC connection: every stream on it is a virtual connection that is kept. `None` while somebody does.
     fn unused_since(&self, connection: &Connection) -> Option<Uptime> {
         let streams = connection.streams.load(Relaxed);

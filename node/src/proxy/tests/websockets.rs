@@ -183,7 +183,7 @@ fn a_websocket_over_http2_lasts_while_one_side_speaks() {
     let (runtime, tasks) = (runtime(), Tasks::new());
     let target = runtime.block_on(application(tasks.clone()));
     let mut world = World::new(1, vec![Entry::at(0, "reviews", "v1", target, Protocol::Http2)]);
-    world.push(&mesh_config("{limits: {streamIdle: 300ms}}"));
+    world.push(&mesh_config("{limits: {streamIdle: 1s}}"));
     runtime.block_on(async {
         let mut sender = connect(world.nodes[0].outbound, &tasks).await;
         drop(sender.send_request(Request::get("http://reviews/").body(full("")).unwrap()).await.unwrap());
@@ -192,7 +192,7 @@ fn a_websocket_over_http2_lasts_while_one_side_speaks() {
         let mut response = sender.send_request(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
-        for _ in 0..20 {
+        for _ in 0..30 {
             tunnel.write_all(b"word").await.unwrap();
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
