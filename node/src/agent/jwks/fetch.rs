@@ -62,7 +62,7 @@ impl Fetcher {
     ) -> Result<KeySet, String> {
         let (Site::Url(written) | Site::Issuer(written)) = &source.site;
         let (namespace, until) = (&*source.namespace, clock::monotonic() + time);
-        let asking = Asking { written: host_of(written), own, mesh, namespace, time, until };
+        let asking = Asking { written: host_of(written), own, mesh, namespace, until };
         let all = async {
             let url = match &source.site {
                 Site::Url(url) => url.clone(),
@@ -184,9 +184,7 @@ struct Asking<'a> {
     mesh: Option<(&'a Snapshot, &'a [SpeakerName])>,
     /// Whose services a short name means.
     namespace: &'a str,
-    /// For all of it.
-    time: Duration,
-    /// When that is over.
+    /// When the time is over.
     until: Instant,
     /// The host that the document names.
     written: Option<String>,
@@ -364,7 +362,7 @@ mod tests {
             assert!(error.contains(why), "{source:?}: {error}");
         }
         let (written, until) = (host_of("https://issuer.example/"), clock::monotonic() + time);
-        let asking = Asking { written, own: &nothing, mesh: None, namespace: "shop", time, until };
+        let asking = Asking { written, own: &nothing, mesh: None, namespace: "shop", until };
         let metadata = asking.addresses("169.254.169.254", 80).await.unwrap_err();
         assert!(metadata.contains("link-local"), "{metadata}");
         let ways = [
