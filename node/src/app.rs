@@ -58,10 +58,10 @@ use crate::{
         world::World,
     },
     clock::Clock,
-    config::Config,
+    config::{Config, Gateway},
     dns,
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
-    proxy::{Bound, DataPlane, Seat, run_worker, sweep_outliers},
+    proxy::{ApplyError, Bound, DataPlane, Seat, run_worker, sweep_outliers},
     snapshot::Circuits,
     tasks::Tasks,
     telemetry::Telemetry,
@@ -74,6 +74,9 @@ const CONTROL_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 8;
 /// The longest that a starting node makes its applications wait until it knows the services beside it.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How often, and how long after each other, a listener tries to get the port that a gateway is about to close.
+const HANDOVERS: usize = 10;
+const HANDOVER: Duration = Duration::from_millis(100);
 /// Failed data connections that wait for the engine.
 const FAILURES: usize = 256;
 /// Version of what nodes say to each other.
@@ -430,13 +433,34 @@ async fn start_control(
     });
 }
 
+async fn attempt(plane: &DataPlane, config: &Config) -> Result<Bound, ApplyError> {
+    plane.apply(&config.services, &config.outbounds, &config.upstreams).await
+}
+
 async fn apply(plane: &DataPlane, config: &Config) -> Result<Bound, Error> {
-    let applied = plane.apply(&config.services, &config.outbounds, &config.upstreams).await;
+    let mut applied = attempt(plane, config).await;
+    let in_the_way = applied.as_ref().err().and_then(|error| plane.gateway_in_the_way(error));
+    let wanted = &config.gateway;
+    let moves = |now: &Gateway| (now.listen, &now.ports) != (wanted.listen, &wanted.ports);
+    if let Some(before) = in_the_way.filter(|before| moves(before)) {
+        // The port may be one that a gateway gives up by this configuration.
+        plane.set_gateway(wanted);
+        for _ in 0..HANDOVERS {
+            tokio::time::sleep(HANDOVER).await;
+            applied = attempt(plane, config).await;
+            if applied.is_ok() {
+                break;
+            }
+        }
+        if applied.is_err() {
+            plane.set_gateway(&before);
+        }
+    }
     let bound = applied.map_err(|error| {
         listen::unopened(error, config, "[[outbound]], [[upstream]] or `plaintext` of a [[service]]")
     })?;
     // What is refused moves no gateway's port either.
-    plane.set_gateway(&config.gateway);
+    plane.set_gateway(wanted);
     Ok(bound)
 }
 

@@ -324,7 +324,7 @@ fn an_init_that_did_not_come_to_its_end_says_what_to_remove() {
     // A node rests on the keys.
     refusal("this mesh was founded");
     std::fs::remove_file(folder.join("data/node.json")).expect("it is there");
-    refusal("remove operator.key, recovery.key, root.key, bundle.pem from keys");
+    refusal("move operator.key, recovery.key, root.key, bundle.pem aside, out of keys");
     for name in ["operator.key", "recovery.key", "root.key", "bundle.pem"] {
         std::fs::remove_file(folder.join("keys").join(name)).expect("it is there");
     }

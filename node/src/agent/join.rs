@@ -27,7 +27,7 @@ use super::{
     init::check_free,
     state_dir::{CA_CERTIFICATES, CA_KEY, Owner, RECORD_KEY, StateDir},
     store::{Judgement, Store},
-    whereabouts::way,
+    whereabouts::{takes, way},
 };
 use crate::{
     clock::Clock,
@@ -337,7 +337,7 @@ pub fn settle(
     Store::open(&dir.store())?.append(&slices, &judgements)?;
     let address = advertise.unwrap_or_else(|| towards(enroller, listen));
     let (owner, home) = (node.clone(), trust_domain.clone());
-    dir.own(&Owner { node: owner, trust_domain: home, address: Some(address), enroller: Some(enroller) })?;
+    dir.own(&Owner { node: owner, trust_domain: home, address: Some(address), enroller: Some(enroller), found: None })?;
     Ok(Joined { node, trust_domain, address })
 }
 
@@ -347,7 +347,8 @@ fn towards(remote: SocketAddr, listen: SocketAddr) -> SocketAddr {
         return listen;
     }
     // Without a way there the node finds its address when it runs.
-    SocketAddr::new(way(remote).unwrap_or(Ipv4Addr::LOCALHOST.into()), listen.port())
+    let ip = way(remote).filter(|ip| takes(listen, ip));
+    SocketAddr::new(ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), listen.port())
 }
 
 fn unreachable(token: &Token, error: &dyn std::fmt::Display) -> Error {

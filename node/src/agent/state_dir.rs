@@ -53,11 +53,14 @@ pub struct Owner {
     pub node: NodeId,
     /// Its mesh.
     pub trust_domain: TrustDomain,
-    /// The address that it told others last; used where the configuration names none, while its machine has it.
+    /// The address that it told others first; used where the configuration names none, while its machine has it.
     pub address: Option<std::net::SocketAddr>,
     /// Where it found its enroller: the first node that it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enroller: Option<std::net::SocketAddr>,
+    /// The address that it tells instead of the first one, which its machine has no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<std::net::SocketAddr>,
 }
 
 /// A locked state directory; the lock ends with the value.
@@ -456,6 +459,7 @@ mod tests {
             trust_domain: TrustDomain::new("prod.example").unwrap(),
             address: None,
             enroller: None,
+            found: None,
         };
         dir.own(&owner).unwrap();
         assert_eq!(dir.owner().unwrap(), Some(owner));

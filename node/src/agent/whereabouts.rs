@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use certs::codec::Millis;
 use membership::body::{Address, Body};
 
 use super::{
@@ -16,10 +17,13 @@ use super::{
     outside::machine,
     state_dir::{Owner, StateDir},
 };
-use crate::tasks::Tasks;
+use crate::{clock, tasks::Tasks};
 
 /// Time between two looks at the machine's addresses.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// For how long an address must be missed, milliseconds, before the node tells another one for good: a lease that is renewed, or an
+/// interface that starts again, is no move.
+const PATIENCE: Millis = 60_000;
 /// Nodes towards which a way is looked for.
 const LOOKED_FOR: usize = 16;
 /// An address of documentation (RFC 5737): nothing is sent there, it only picks the route.
@@ -53,35 +57,62 @@ impl Whereabouts {
         if self.is_fixed() {
             return self.bound;
         }
-        let last = self.owner.address.map(|address| address.ip());
+        let machine = machine();
         // A machine whose network is not up has no way to anybody: what was told last stands until it is.
-        let ip = found(last, &machine(), &self.addresses.known(), way).or(last);
+        let last = || {
+            let last = self.owner.found.or(self.owner.address)?;
+            Some(last.ip()).filter(|ip| takes(self.bound, ip))
+        };
+        let ip = self.noted(&machine).or_else(|| found(self.bound, &self.addresses.known(), way)).or_else(last);
         SocketAddr::new(ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), self.bound.port())
     }
 
     /// Tells others, and the next run, whenever that has changed. Runs until the process ends.
     pub async fn follow(mut self, mut address: Address, members: Members, tasks: Tasks) {
+        let mut missing = Missing::default();
         loop {
-            self.keep(address.addresses.first().copied()).await;
-            tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {}
-                () = tasks.stopping() => return,
-            }
-            let told = self.told();
+            let machine = machine();
+            let before = address.addresses.first().copied().unwrap_or(self.bound);
+            let towards = || found(self.bound, &self.addresses.known(), way);
+            let (ip, is_lasting) = missing.look(before.ip(), self.noted(&machine), &machine, clock::uptime(), towards);
+            let told = SocketAddr::new(ip, self.bound.port());
             if address.addresses != [told] {
                 tracing::info!(before = ?address.addresses, now = %told, "the machine's address has changed: others are told");
                 address.addresses = vec![told];
                 members.publish(Body::Address(address.clone())).await;
             }
+            if is_here(&ip, &machine) && (is_lasting || self.first().is_none()) {
+                self.keep(told).await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = tasks.stopping() => return,
+            }
         }
     }
 
-    /// Keeps for the next run what others are told. A disk that refuses is told of elsewhere, and tried again.
-    async fn keep(&mut self, told: Option<SocketAddr>) {
-        if self.owner.address == told {
+    /// The address that was noted first, if it is one by which others reach a machine.
+    fn first(&self) -> Option<SocketAddr> {
+        self.owner.address.filter(|first| !first.ip().is_loopback() && takes(self.bound, &first.ip()))
+    }
+
+    /// What is noted and the machine has: rather the first address than one that was found instead of it.
+    fn noted(&self, machine: &[IpAddr]) -> Option<IpAddr> {
+        let mut noted = [self.owner.address, self.owner.found].into_iter().flatten().map(|address| address.ip());
+        noted.find(|ip| is_here(ip, machine) && takes(self.bound, ip))
+    }
+
+    /// Keeps for the next run what others are told, beside the first address if that is another one. A disk that refuses is told of
+    /// elsewhere, and tried again.
+    async fn keep(&mut self, told: SocketAddr) {
+        let owner = match self.first().filter(|first| first.ip() != told.ip()) {
+            Some(_) => Owner { found: Some(told), ..self.owner.clone() },
+            None => Owner { address: Some(told), found: None, ..self.owner.clone() },
+        };
+        if self.owner == owner {
             return;
         }
-        let (dir, owner) = (self.dir.clone(), Owner { address: told, ..self.owner.clone() });
+        let dir = self.dir.clone();
         let written = tokio::task::spawn_blocking(move || dir.own(&owner).map(|()| owner)).await;
         match written {
             Ok(Ok(owner)) => self.owner = owner,
@@ -91,21 +122,59 @@ impl Whereabouts {
     }
 }
 
-/// The address by which others reach this machine: the one that they were told `last` while it is one of `machine`'s, else the one by
-/// which `way` leads to known nodes, else to anywhere. Loopback only where all that is known lies there.
-fn found(
-    last: Option<IpAddr>,
-    machine: &[IpAddr],
-    known: &[SocketAddr],
-    way: impl Fn(SocketAddr) -> Option<IpAddr>,
-) -> Option<IpAddr> {
-    // A machine that does not say what it has is no reason to doubt.
-    let is_here = |ip: &IpAddr| !ip.is_loopback() && (machine.is_empty() || machine.contains(ip));
-    last.filter(is_here).or_else(|| {
-        let ways: Vec<IpAddr> = known.iter().take(LOOKED_FOR).filter_map(|at| way(*at)).collect();
-        let outside = ways.iter().find(|ip| !ip.is_loopback());
-        outside.or(ways.first()).copied().or_else(|| way(ANYWHERE))
-    })
+/// Since when addresses are missed, by uptime.
+#[derive(Debug, Default)]
+struct Missing {
+    /// What others are told.
+    told: Option<Millis>,
+    /// All that is noted.
+    noted: Option<Millis>,
+}
+
+impl Missing {
+    /// What others are to be told after a look at the `machine`'s addresses, and whether the next run shall know of it: `told` is what
+    /// they are told, `noted` what is noted and there, `found` looks for another one.
+    fn look(
+        &mut self,
+        told: IpAddr,
+        noted: Option<IpAddr>,
+        machine: &[IpAddr],
+        now: Millis,
+        found: impl FnOnce() -> Option<IpAddr>,
+    ) -> (IpAddr, bool) {
+        let stands = is_here(&told, machine);
+        let is_lost = is_over(&mut self.told, stands, now) || told.is_loopback();
+        let is_away = is_over(&mut self.noted, noted.is_some(), now);
+        let next = noted.unwrap_or_else(|| if stands || !is_lost { told } else { found().unwrap_or(told) });
+        (next, noted.is_some() || is_away)
+    }
+}
+
+/// Whether something has been missed for long enough.
+fn is_over(since: &mut Option<Millis>, is_there: bool, now: Millis) -> bool {
+    if is_there {
+        *since = None;
+        return false;
+    }
+    now.saturating_sub(*since.get_or_insert(now)) >= PATIENCE
+}
+
+/// Whether an address is one of `machine`'s by which others reach it. A machine that does not say what it has is no reason to doubt.
+fn is_here(ip: &IpAddr, machine: &[IpAddr]) -> bool {
+    !ip.is_loopback() && (machine.is_empty() || machine.contains(ip))
+}
+
+/// Whether a socket that is bound there can be reached at this address: one of IPv6 takes IPv4, too.
+pub(super) fn takes(bound: SocketAddr, ip: &IpAddr) -> bool {
+    ip.is_ipv4() || bound.is_ipv6()
+}
+
+/// The address by which `way` leads from this machine to known nodes, else to anywhere. Loopback only where all that is known lies there.
+fn found(bound: SocketAddr, known: &[SocketAddr], way: impl Fn(SocketAddr) -> Option<IpAddr>) -> Option<IpAddr> {
+    let way = |to: SocketAddr| way(to).filter(|ip| takes(bound, ip));
+    let ways: Vec<IpAddr> = known.iter().take(LOOKED_FOR).filter_map(|at| way(*at)).collect();
+    let outside = ways.iter().find(|ip| !ip.is_loopback());
+    outside.or(ways.first()).copied().or_else(|| way(ANYWHERE))
 }
 
 /// The address by which this machine speaks to `remote`, if there is a way. Sends nothing.
@@ -147,24 +216,48 @@ mod tests {
     }
 
     #[test]
-    fn what_others_were_told_stands_as_long_as_the_machine_has_it() {
-        let machine = [ip("127.0.0.1"), ip("10.0.0.7"), ip("10.9.0.1")];
-        let (enroller, tunnel) = (at("10.0.0.1:15008"), at("127.0.0.1:15008"));
+    fn an_address_is_found_by_the_way_to_others() {
+        let (enroller, tunnel, sixth) = (at("10.0.0.1:15008"), at("127.0.0.1:15008"), at("[2001:db8::1]:15008"));
         let way = |to: SocketAddr| match to {
             to if to == enroller => Some(ip("10.0.0.7")),
             to if to == tunnel => Some(ip("127.0.0.1")),
+            to if to == sixth => Some(ip("2001:db8::7")),
             _ => None,
         };
-        let found = |last: Option<&str>, known: &[SocketAddr]| found(last.map(ip), &machine, known, way);
-        assert_eq!(found(Some("10.9.0.1"), &[enroller]), Some(ip("10.9.0.1")));
-        assert_eq!(found(Some("10.0.0.6"), &[enroller]), Some(ip("10.0.0.7")), "of another day");
-        assert_eq!(found(Some("127.0.0.1"), &[enroller]), Some(ip("10.0.0.7")), "there was no route when it joined");
-        assert_eq!(found(None, &[tunnel, enroller]), Some(ip("10.0.0.7")), "by a tunnel others are not reached");
-        assert_eq!(found(Some("127.0.0.1"), &[tunnel]), Some(ip("127.0.0.1")), "a mesh on one machine");
-        assert_eq!(found(Some("10.0.0.6"), &[]), None, "no way to anybody");
+        let any = at("0.0.0.0:15008");
+        let found = |bound: SocketAddr, known: &[SocketAddr]| super::found(bound, known, way);
+        assert_eq!(found(any, &[enroller]), Some(ip("10.0.0.7")));
+        assert_eq!(found(any, &[tunnel, enroller]), Some(ip("10.0.0.7")), "by a tunnel others are not reached");
+        assert_eq!(found(any, &[tunnel]), Some(ip("127.0.0.1")), "a mesh on one machine");
+        assert_eq!(found(any, &[]), None, "no way to anybody");
+        assert_eq!(found(any, &[sixth, enroller]), Some(ip("10.0.0.7")), "nobody reaches it by IPv6");
+        assert_eq!(found(at("[::]:15008"), &[sixth, enroller]), Some(ip("2001:db8::7")));
+        assert_eq!(found(at("[::]:15008"), &[enroller]), Some(ip("10.0.0.7")), "it takes IPv4, too");
         let anywhere = |to| (to == ANYWHERE).then(|| ip("10.9.0.1"));
-        assert_eq!(super::found(None, &machine, &[], anywhere), Some(ip("10.9.0.1")), "the first node");
-        assert_eq!(super::found(Some(ip("10.0.0.6")), &[], &[enroller], way), Some(ip("10.0.0.6")), "nothing is known");
+        assert_eq!(super::found(any, &[], anywhere), Some(ip("10.9.0.1")), "the first node");
+    }
+
+    #[test]
+    fn an_address_is_given_up_only_when_it_was_missed_for_a_minute() {
+        let (home, other) = (ip("10.0.0.7"), ip("10.9.0.1"));
+        let (both, without) = ([home, other], [other]);
+        let found = || Some(other);
+        let mut missing = Missing::default();
+        assert_eq!(missing.look(home, Some(home), &both, 0, found), (home, true), "it stands while it is there");
+        assert_eq!(missing.look(home, None, &without, 5_000, found), (home, false));
+        assert_eq!(missing.look(home, None, &without, 60_000, found), (home, false));
+        assert_eq!(missing.look(home, Some(home), &both, 62_000, found), (home, true), "it came back");
+        assert_eq!(missing.look(home, None, &without, 70_000, found), (home, false));
+        assert_eq!(missing.look(home, None, &without, 130_000, || None), (home, true), "no way to anybody");
+        assert_eq!(missing.look(home, None, &without, 135_000, found), (other, true));
+        assert_eq!(missing.look(other, Some(home), &both, 140_000, found), (home, true), "what was first is preferred");
+        let mut started = Missing::default();
+        assert_eq!(started.look(other, None, &without, 0, found), (other, false), "not yet for the next run");
+        assert_eq!(started.look(other, None, &without, 60_000, found), (other, true));
+        let mut alone = Missing::default();
+        let loopback = ip("127.0.0.1");
+        assert_eq!(alone.look(loopback, None, &both, 0, found).0, other, "there was no route when it started");
+        assert_eq!(alone.look(home, None, &[], 5_000, found).0, home, "a machine that does not say what it has");
     }
 
     #[test]
@@ -190,6 +283,7 @@ mod tests {
             trust_domain: TrustDomain::new("t.example").unwrap(),
             address: Some(at("192.0.2.77:15008")),
             enroller: Some(at("127.0.0.1:15008")),
+            found: None,
         };
         dir.own(&owner).unwrap();
         let enroller = owner.enroller.iter().map(ToString::to_string).collect();
@@ -197,8 +291,13 @@ mod tests {
         let mut here = Whereabouts { dir: dir.clone(), owner, advertise: None, bound: at("0.0.0.0:15009"), addresses };
         assert!(!here.is_fixed());
         assert_eq!(here.told(), at("127.0.0.1:15009"));
-        here.keep(Some(here.told())).await;
-        assert_eq!(dir.owner().unwrap().unwrap().address, Some(at("127.0.0.1:15009")));
+        let noted = || dir.owner().unwrap().map(|owner| (owner.address, owner.found)).unwrap();
+        here.keep(at("198.51.100.7:15009")).await;
+        assert_eq!(noted(), (Some(at("192.0.2.77:15008")), Some(at("198.51.100.7:15009"))));
+        assert_eq!(here.noted(&[ip("198.51.100.7")]), Some(ip("198.51.100.7")));
+        assert_eq!(here.noted(&[ip("198.51.100.7"), ip("192.0.2.77")]), Some(ip("192.0.2.77")), "the first");
+        here.keep(at("192.0.2.77:15009")).await;
+        assert_eq!(noted(), (Some(at("192.0.2.77:15009")), None));
         here.bound = at("127.0.0.2:15009");
         assert_eq!((here.is_fixed(), here.told()), (true, here.bound));
         here.advertise = Some(at("203.0.113.5:15008"));

@@ -93,8 +93,11 @@ fn unfinished(error: Error, directory: &Directory, ctx: &Context) -> Error {
         return error;
     }
     let path = directory.path().display();
-    Error::new(error.code, format!("{path} holds the keys of an `init` that did not come to its end"))
-        .hint(format!("no node rests on them here: remove {} from {path} and give the command again", FIRST.join(", ")))
+    Error::new(error.code, format!("{path} holds keys and no mesh: an `init` that did not come to its end leaves that"))
+        .hint(format!(
+            "unless it is a copy of a mesh's keys, move {} aside, out of {path}, and give the command again",
+            FIRST.join(", ")
+        ))
 }
 
 /// Where other nodes will reach this one, if the configuration says it.

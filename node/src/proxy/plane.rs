@@ -322,6 +322,14 @@ impl DataPlane {
         Ok(bound)
     }
 
+    /// Where Gateways open their ports, if one of those ports seems to keep [`DataPlane::apply`] from what it was to take over.
+    #[must_use]
+    pub fn gateway_in_the_way(&self, error: &ApplyError) -> Option<Arc<Gateway>> {
+        let ApplyError::Listen { address, source } = error else { return None };
+        let is_open = || self.shared.current.doors().open.iter().any(|door| door.listen.port() == address.port());
+        (source.kind() == io::ErrorKind::AddrInUse && is_open()).then(|| self.shared.gateway.load_full())
+    }
+
     /// Where Gateways open their ports from now on.
     pub fn set_gateway(&self, gateway: &Gateway) {
         if **self.shared.gateway.load() != *gateway {

@@ -61,10 +61,12 @@ impl Secrets {
             return Err(format!("`{path}` is not an absolute path"));
         }
         let real = fs::canonicalize(path).map_err(|error| format!("{path}: {error}"))?;
+        // Whoever sees only the path that is written finds it below the folder.
+        let leads = if real == Path::new(path) { String::new() } else { format!(" (in fact {})", real.display()) };
         let is_below = |folder: &Path| fs::canonicalize(folder).is_ok_and(|folder| real.starts_with(folder));
         if self.folder.parent().is_some_and(is_below) {
             return Err(format!(
-                "{path}: lies in the node's data directory, of which documents may name nothing; keep it elsewhere, or \
+                "{path}{leads}: lies in the node's data directory, of which documents may name nothing; keep it elsewhere, or \
                  give it to the node with `skein secret put`"
             ));
         }
@@ -72,7 +74,7 @@ impl Secrets {
         if folders.get(namespace).into_iter().flatten().any(|folder| is_below(folder)) {
             return Ok(real);
         }
-        Err(format!("{path}: lies below no folder that `[secrets] files` of skein.toml gives to {namespace}"))
+        Err(format!("{path}{leads}: lies below no folder that `[secrets] files` of skein.toml gives to {namespace}"))
     }
 }
 
@@ -115,7 +117,7 @@ mod tests {
         for path in ["data/ca.key", "out/../data/ca.key", "out/link/ca.key"] {
             let path = dir.path().join(path);
             let refused = secrets.named_key("shop", path.to_str().unwrap()).unwrap_err();
-            assert!(refused.contains("data directory"), "{refused}");
+            assert!(refused.contains("data directory") && refused.contains("/data/ca.key"), "{refused}");
         }
         assert!(secrets.named_key("shop", out.join("ca.key").to_str().unwrap()).is_ok());
     }
@@ -142,5 +144,7 @@ mod tests {
             let refused = read(&secrets, namespace, path).unwrap_err();
             assert!(refused.contains("[secrets] files") && refused.contains(namespace), "{refused}");
         }
+        let refused = read(&secrets, "shop", "shop/link.pem").unwrap_err();
+        assert!(refused.contains("shop/link.pem (in fact ") && refused.contains("bank/a.pem)"), "{refused}");
     }
 }

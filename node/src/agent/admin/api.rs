@@ -169,6 +169,9 @@ pub struct Certificates {
     /// This node's enroller CA, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enroller_ca_expires: Option<String>,
+    /// What the root of that is good for: `next`, `issuing`, `retiring` or `withdrawn`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enroller_root: Option<String>,
 }
 
 /// One of `GET /v1/members`.

@@ -70,6 +70,7 @@ impl Admin {
                 leaf_expires: leaf_expires.map(rfc3339).unwrap_or_default(),
                 enrollers,
                 enroller_ca_expires: identity.enroller.map(rfc3339),
+                enroller_root: self.agent.enroller_root().map(|standing| standing.to_string()),
             },
             root: self.root_change(state),
             clock: self.clock(),

@@ -305,7 +305,7 @@ async fn an_enroller_that_another_one_certified_is_believed() {
     dir.write(CA_CERTIFICATES, bundle_to_pem(&certified).as_bytes()).unwrap();
     dir.write(ENROLLER_KEY, enroller_key.to_pem().as_bytes()).unwrap();
     dir.write(ENROLLER_CERTIFICATE, bundle_to_pem(&[enroller]).as_bytes()).unwrap();
-    let owner = Owner { node, trust_domain: mesh.trust_domain.clone(), address: None, enroller: None };
+    let owner = Owner { node, trust_domain: mesh.trust_domain.clone(), address: None, enroller: None, found: None };
     let identity = Arc::new(Identity::load(&dir, &owner).unwrap());
     let Mesh { enrolment: first, trust_domain, .. } = &mesh;
     let second =

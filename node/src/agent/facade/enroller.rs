@@ -101,6 +101,15 @@ impl Agent {
             .then(|| fail("root_old", format!("the root ends in {days} days"), "skein ca rotate start"))
     }
 
+    /// What the root of this node's enroller CA is good for, where it has one.
+    pub fn enroller_root(&self) -> Option<Standing> {
+        let state = self.state();
+        let own = self.inner.sync.identity.enroller()?;
+        let certificate = own.chain().first()?;
+        let root = anchor(certificate, &state.trust().roots);
+        Some(root.map_or(Standing::Withdrawn, |root| state.trust().standing(root)))
+    }
+
     /// An enroller that cannot enrol, or soon cannot.
     pub(super) fn enroller_trouble(&self, ends: Option<Millis>, now: Millis) -> Option<Error> {
         let state = self.state();

@@ -1,5 +1,6 @@
 //! `skein ca rotate`: from one root to the next, in steps that each wait until every live node has followed.
 
+mod early;
 mod followers;
 
 use certs::{
@@ -11,15 +12,12 @@ use certs::{
 use policy::{DocumentId, history::State, kinds::RoleSet};
 use serde_json::{Value, json};
 
-use self::followers::Under;
+use self::{early::early, followers::Under};
 use super::{certified_by, longest_enroller_life};
 use crate::{
-    agent::{
-        ENROLLER_EARLY,
-        admin::{
-            api::{EnrollerRequest, Mesh, Status},
-            rfc3339,
-        },
+    agent::admin::{
+        api::{EnrollerRequest, Mesh, Status},
+        rfc3339,
     },
     cli::{
         client::{self, Client},
@@ -230,25 +228,6 @@ async fn cancel(force: bool, ctx: &Context) -> Result<()> {
         left_words(&left)
     );
     change.shown(ctx, &outcome, &trust, json!({"left_behind": left}), &words)
-}
-
-/// Live enrollers that certify under the new root already, and those of which that cannot be known, with the reason.
-async fn early(change: &mut Change, ctx: &Context) -> Result<Vec<(NodeId, String)>> {
-    let mesh: Mesh = change.client.get("/v1/mesh").await?;
-    let mut early = Vec::new();
-    for node in mesh.nodes.iter().filter(|node| node.enroller && node.alive) {
-        let status: Result<Status> = if node.name == mesh.node {
-            change.client.get("/v1/status").await
-        } else {
-            async { client::connect_to(std::slice::from_ref(node), ctx).await?.get("/v1/status").await }.await
-        };
-        match status.map(|status| status.problems.into_iter().find(|problem| problem.code == ENROLLER_EARLY)) {
-            Ok(None) => {}
-            Ok(Some(problem)) => early.push((node.name.clone(), problem.message)),
-            Err(error) => early.push((node.name.clone(), error.message)),
-        }
-    }
-    Ok(early)
 }
 
 async fn advance(force: bool, ctx: &Context) -> Result<()> {

@@ -140,6 +140,7 @@ pub(super) mod tests {
             trust_domain: config.trust_domain.clone(),
             address: None,
             enroller: None,
+            found: None,
         };
         StateDir::open(&place).unwrap().own(&owner).unwrap();
         assert!(!state(&config, findings));
