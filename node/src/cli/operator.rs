@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use certs::sign::{Digest, PublicKey, SigningKey};
+use certs::sign::{PublicKey, SigningKey};
 use policy::{
-    changeset::{ChangesetId, MAX_ROLE_SET},
-    history::{History, State},
+    DocumentId,
+    changeset::MAX_ROLE_SET,
+    history::{History, State, Voided},
     kinds::{RoleKey, RoleSet, Verb},
 };
 use serde_json::json;
@@ -24,6 +25,9 @@ use crate::{
     },
     clock,
 };
+
+/// Documents that a remark names at most.
+const NAMED: usize = 20;
 
 /// Who may sign policy.
 #[derive(Debug, clap::Subcommand)]
@@ -81,8 +85,8 @@ pub struct Remove {
     /// How `skein operator list` calls its holder
     #[arg(value_name = "NAME")]
     name: String,
-    /// What this key signed stops counting, and what that replaced counts again: `documents` of namespaces, or `all`, grants and evictions
-    /// too, so that nodes fall out and evicted ones come back
+    /// What this key authored stops counting, not what it only approved, and what that replaced counts again: `documents` of namespaces,
+    /// or `all`, grants and evictions too, so that nodes fall out and evicted ones come back
     #[arg(long, value_name = "WHAT")]
     void: Option<Void>,
     #[command(flatten)]
@@ -290,18 +294,18 @@ fn removed(set: &RoleSet, name: &str) -> Result<RoleSet> {
 
 /// The RoleSet with what stays although it takes a right away, without what is `voided` of a key.
 fn keeping(mut next: RoleSet, voided: Option<(&PublicKey, Void)>, history: &History, name: &str) -> Result<RoleSet> {
-    let mut keeps = history.keeps_under(&next, clock::wall());
-    let all = keeps.len();
-    if let Some((key, what)) = voided {
-        let is_voided = |id: &Digest| {
-            history.get(&ChangesetId(*id)).is_some_and(|entry| {
-                let is_wide = entry.changeset.changes.iter().any(|change| change.document.kind.is_mesh_wide());
-                entry.signers.contains(key) && (what == Void::All || !is_wide)
-            })
-        };
-        keeps.retain(|id| !is_voided(id));
-        remark(&format!("note: {} changesets that {name} signed stop counting", all - keeps.len()));
-    }
+    let keeps = match voided {
+        None => history.keeps_under(&next, clock::wall()),
+        Some((key, what)) => {
+            let Voided { keeps, voids, ended, bare } = history.voiding(&next, key, what == Void::All, clock::wall());
+            remark(&format!("note: {ended} changesets that {name} signed stop counting"));
+            if !bare.is_empty() {
+                remark(&without_value(&bare));
+            }
+            next.voids.extend(voids);
+            keeps
+        }
+    };
     let kept = keeps.len();
     next.keeps = Some(keeps);
     let bytes = next.body().1.len();
@@ -313,6 +317,16 @@ fn keeping(mut next: RoleSet, voided: Option<(&PublicKey, Void)>, history: &Hist
         return Err(Error::new("refused", message).hint(hint));
     }
     Ok(next)
+}
+
+/// Said of documents that have no value any more.
+fn without_value(bare: &[DocumentId]) -> String {
+    let named: Vec<String> = bare.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = match bare.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    format!("note: nobody else set these documents, so they have no value then: {}{more}", named.join(", "))
 }
 
 /// More than half of those who govern, and no more than there are.
@@ -390,7 +404,7 @@ mod tests {
     #[test]
     fn a_key_that_signed_too_much_goes_with_what_it_signed() {
         use policy::{
-            DocumentId, Kind,
+            Kind,
             changeset::{Change, Changeset},
             history,
         };
@@ -426,6 +440,16 @@ mod tests {
         let error = keeps(None).unwrap_err();
         assert!(error.code == "refused" && error.hint.contains("--void"), "{error:?}");
         assert_eq!(keeps(Some((&eves, Void::Documents))), Ok(0));
+    }
+
+    #[test]
+    fn documents_without_a_value_are_named() {
+        let bare: Vec<DocumentId> = (0..NAMED + 2)
+            .map(|number| DocumentId::new(policy::Kind::VirtualService, "shop", &format!("d{number}")))
+            .collect();
+        let told = without_value(&bare);
+        assert!(told.contains(&bare[0].to_string()) && told.ends_with("and 2 more"), "{told}");
+        assert!(!without_value(&bare[..1]).contains("more"), "one is named alone");
     }
 
     #[test]

@@ -379,7 +379,7 @@ fn sort(values: &mut [LiveValue]) {
 
 /// The ancestors of what a RoleSet keeps, itself included, without what it voids. One that does not say what it keeps takes nothing
 /// away from the one before: what stayed `before` stays.
-fn staying(kept: &Kept, set: &RoleSet, before: Option<&HashSet<ChangesetId>>) -> HashSet<ChangesetId> {
+pub(super) fn staying(kept: &Kept, set: &RoleSet, before: Option<&HashSet<ChangesetId>>) -> HashSet<ChangesetId> {
     let mut found = before.filter(|_| set.keeps.is_none()).cloned().unwrap_or_default();
     let mut open: Vec<ChangesetId> = set.keeps.iter().flatten().map(|id| ChangesetId(*id)).collect();
     while let Some(next) = open.pop() {

@@ -16,6 +16,7 @@ mod retain;
 mod revert;
 mod roles;
 mod state;
+mod voided;
 mod whatif;
 
 use std::{
@@ -38,6 +39,7 @@ pub use push::PUSH_CLOCK;
 pub use refused::{Code, Refused};
 pub use retain::{REPLACED_BYTES, RETENTION, WHEN_BODIES_GO};
 pub use state::{Absent, Claim, Conflict, Live, LiveValue, Roles, State};
+pub use voided::Voided;
 
 use crate::{
     changeset::{self, ChangesetId, MAX_PROPOSALS, Packed, confirmed},
@@ -358,12 +360,7 @@ impl History {
 
     /// What the field `keeps` of a new RoleSet must name, so that nothing which is live now stops counting.
     pub fn keeps_under(&self, next: &RoleSet, now: Millis) -> BTreeSet<Digest> {
-        let next = Roles {
-            number: u64::MAX,
-            changeset: ChangesetId(Digest([0; 32])),
-            set: Arc::new(next.clone()),
-            trust: Default::default(),
-        };
+        let next = in_force(next);
         let state = self.state(now);
         let heads =
             state.documents.iter().filter(|(id, _)| id.kind != Kind::RoleSet).flat_map(|(_, live)| &live.values);
@@ -372,6 +369,16 @@ impl History {
             entry.is_some_and(|entry| !self.kept.allowed(&next, entry))
         };
         heads.map(|value| value.changeset).filter(lost).map(|id| id.0).collect()
+    }
+}
+
+/// A RoleSet as if it were in force.
+fn in_force(set: &RoleSet) -> Roles {
+    Roles {
+        number: u64::MAX,
+        changeset: ChangesetId(Digest([0; 32])),
+        set: Arc::new(set.clone()),
+        trust: Default::default(),
     }
 }
 

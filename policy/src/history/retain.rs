@@ -1,6 +1,6 @@
 //! Which bodies may go. Ids, signatures and what replaced what stay for ever; a body goes when it was replaced long ago, or never
-//! came to count, and sooner where its key left many such. The fold needs none of these; where a later RoleSet makes one live again,
-//! it is fetched from whoever has it.
+//! came to count, and sooner where those who signed it replaced it themselves and left many such: what somebody else replaced may be
+//! wanted back. The fold needs none of these; where a later RoleSet makes one live again, it is fetched from whoever has it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,15 +9,18 @@ use std::sync::{Arc, PoisonError};
 use certs::{codec::Millis, sign::PublicKey};
 
 use super::{Entry, History, State, fold::Folder};
-use crate::changeset::{self, ChangesetId};
+use crate::{
+    changeset::{self, Change, ChangesetId},
+    document::DocumentId,
+};
 
 /// How long a body stays after it was replaced.
 pub const RETENTION: Millis = 90 * 24 * 3_600_000;
-/// Bytes of replaced bodies of one signing key that stay at most; beyond, the oldest go before [`RETENTION`].
+/// Bytes of bodies that one signing key replaced of its own, and that stay at most; beyond, the oldest go before [`RETENTION`].
 pub const REPLACED_BYTES: usize = 32 << 20;
 /// Said where somebody asks for a body that is here no more.
 pub const WHEN_BODIES_GO: &str =
-    "bodies go 90 days after they were replaced, and sooner where more than 32 MiB of its key were replaced since";
+    "bodies go 90 days after they were replaced, and sooner where their own key replaced over 32 MiB since";
 /// How much sooner another node's stub is believed to be due: clocks differ.
 const TOLERANCE: Millis = 24 * 3_600_000;
 
@@ -26,7 +29,7 @@ impl History {
     pub fn forgettable(&self, now: Millis) -> Vec<ChangesetId> {
         // By the node's own clock too: an author may date what it replaces with as it likes.
         let replaced = |entry: &Entry| entry.changeset.issued_at.max(entry.seen).saturating_add(RETENTION) <= now;
-        let due = self.due(now, replaced, RETENTION);
+        let due = self.due(now, replaced, RETENTION, anybody);
         let beyond = self.beyond(now, REPLACED_BYTES);
         let entries = self.kept.entries.values().map(|item| &item.entry);
         entries
@@ -42,19 +45,20 @@ impl History {
             return Vec::new();
         }
         let replaced = |entry: &Entry| entry.changeset.issued_at.saturating_add(RETENTION) <= now + TOLERANCE;
-        let due = self.due(now + TOLERANCE, replaced, RETENTION);
+        let due = self.due(now + TOLERANCE, replaced, RETENTION, anybody);
         let beyond = self.beyond(now + TOLERANCE, REPLACED_BYTES);
         stubs.filter(|entry| !due(entry) && !beyond.contains(&entry.id)).map(|entry| entry.id).collect()
     }
 
-    /// The changesets that no longer matter to the fold and are over the limit of each of their keys, by what their heads say: so a node
-    /// without the bodies comes to the same. What several signed goes when the last of them has left that much since.
+    /// The changesets that no longer matter to the fold, whatever anybody but those who signed them did, and are over the limit of each
+    /// of their keys, by what their heads say: so a node without the bodies comes to the same. What several signed goes when the last of
+    /// them has left that much since. What others replaced is charged to nobody: it counts again where their key is removed.
     pub(super) fn beyond(&self, now: Millis, limit: usize) -> BTreeSet<ChangesetId> {
         let entries = || self.kept.entries.values().map(|item| &item.entry);
         if entries().map(|entry| entry.bodies).sum::<usize>() <= limit {
             return BTreeSet::new();
         }
-        let over = self.due(now, |_| true, 0);
+        let over = self.due(now, |_| true, 0, signers);
         let mut past: Vec<&Entry> = entries().filter(|entry| over(entry)).collect();
         past.sort_by_key(|entry| Reverse((entry.changeset.issued_at, entry.id)));
         let mut left: HashMap<PublicKey, usize> = HashMap::new();
@@ -114,17 +118,28 @@ impl History {
     }
 
     /// Whether a changeset's bodies are due to go: every document that it sets was replaced long ago by something readable that does not expire and counts
-    /// for ever, or it is a proposal that came to nothing, or a trial, `rest` after its end. What concerns the whole mesh stays.
-    fn due<'h>(&'h self, now: Millis, long_ago: impl Fn(&Entry) -> bool, rest: Millis) -> impl Fn(&Entry) -> bool + 'h {
+    /// for ever, and of which `by` says the same; or it is a proposal that came to nothing, or a trial, `rest` after its end. What concerns
+    /// the whole mesh stays.
+    fn due<'h>(
+        &'h self,
+        now: Millis,
+        long_ago: impl Fn(&Entry) -> bool,
+        rest: Millis,
+        by: fn(&Entry) -> &[PublicKey],
+    ) -> impl Fn(&Entry) -> bool + 'h {
         let folder = Folder::new(&self.kept, &self.chain, now);
-        let mut replaced: BTreeMap<_, BTreeSet<ChangesetId>> = BTreeMap::new();
+        let mut replaced: BTreeMap<&DocumentId, BTreeMap<Vec<PublicKey>, BTreeSet<ChangesetId>>> = BTreeMap::new();
         for (document, changes) in self.kept.by_document.iter().filter(|(id, _)| !id.kind.is_mesh_wide()) {
-            // What this build cannot read yields to what it replaced, and so does what expires.
-            let lasts = |id: &ChangesetId| folder.lasts(document, id);
-            let old =
-                |id: &&ChangesetId| self.get(id).is_some_and(&long_ago) && folder.counts_for_ever(id) && lasts(id);
-            let old: Vec<&ChangesetId> = changes.iter().filter(old).collect();
-            replaced.insert(document, self.kept.ancestors(document, old.into_iter()));
+            let mut old: BTreeMap<Vec<PublicKey>, Vec<&ChangesetId>> = BTreeMap::new();
+            for id in changes {
+                let Some(entry) = self.get(id).filter(|entry| long_ago(entry)) else { continue };
+                // What this build cannot read yields to what it replaced, and so does what expires.
+                if folder.counts_for_ever(id) && folder.lasts(document, id) {
+                    old.entry(by(entry).to_vec()).or_default().push(id);
+                }
+            }
+            let below = |ids: Vec<&ChangesetId>| self.kept.ancestors(document, ids.into_iter());
+            replaced.insert(document, old.into_iter().map(|(keys, ids)| (keys, below(ids))).collect());
         }
         move |entry| {
             let mut sets = entry.changeset.changes.iter().filter(|change| change.content.is_some()).peekable();
@@ -135,7 +150,21 @@ impl History {
             let abandoned = self.proposed.contains(&entry.id) && !self.complete(entry) && self.closed(entry, now);
             let trial_ended = entry.changeset.confirm_by.is_some_and(|until| until.saturating_add(rest) <= now);
             let failed = abandoned || trial_ended && !folder.counts_for_ever(&entry.id);
-            failed || sets.all(|change| replaced.get(&change.document).is_some_and(|old| old.contains(&entry.id)))
+            let is_replaced = |change: &Change| {
+                let old = replaced.get(&change.document).and_then(|old| old.get(by(entry)));
+                old.is_some_and(|old| old.contains(&entry.id))
+            };
+            failed || sets.all(is_replaced)
         }
     }
+}
+
+/// Whoever replaces a changeset.
+fn anybody(_: &Entry) -> &[PublicKey] {
+    &[]
+}
+
+/// Those who signed it, and nobody else beside them: whatever becomes of their keys becomes of what they replaced it by, too.
+fn signers(entry: &Entry) -> &[PublicKey] {
+    &entry.signers
 }

@@ -28,7 +28,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// How long a request's body may take.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
-/// Reads a request's body before anything is done with it, in time.
+/// Reads a request's body before anything is done with it, in time. For routes that take one, inside their guards: it is held whole.
 pub(super) async fn prompt(request: Request, next: Next) -> Response {
     prompt_within(BODY_TIME, request, async |request| next.run(request).await).await
 }

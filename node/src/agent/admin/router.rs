@@ -93,7 +93,6 @@ impl Admin {
                 (StatusCode::METHOD_NOT_ALLOWED, error.into_response())
             })
             .layer(middleware::from_fn_with_state(admin.places.answers.clone(), answers::in_pieces))
-            .layer(middleware::from_fn(answers::prompt))
             .layer(DefaultBodyLimit::max(BODY_LIMIT))
             .with_state(admin)
     }
@@ -171,40 +170,47 @@ fn tapping(operator: Option<PublicKey>) -> Router<Admin> {
 
 /// What carries an operator's signature in itself, and what is asked before it is signed.
 fn pushing() -> Router<Admin> {
-    Router::new()
+    let taking = Router::new()
         .route("/v1/policy", post(Admin::push))
         .route("/v1/policy/plan", post(Admin::plan))
-        .route("/v1/policy/preview", post(Admin::preview))
+        .route("/v1/policy/preview", post(Admin::preview));
+    promptly(taking)
         .route("/v1/policy/changesets/{id}/receipts", get(Admin::receipts))
         .route("/v1/policy/history", get(Admin::signed))
 }
 
 /// What one needs to sign a RoleSet that brings its key in: the changeset, proven, and a place to put the signature.
 fn signing() -> Router<Admin> {
-    Router::new()
+    promptly(Router::new().route("/v1/policy", post(Admin::push)))
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
         .route("/v1/policy/changesets/{id}/proof", get(Admin::changeset_proof))
-        .route("/v1/policy", post(Admin::push))
 }
 
 /// What is done to this node.
 fn acting() -> Router<Admin> {
-    Router::new()
+    let taking = Router::new()
         .route("/v1/drain", post(Admin::drain))
         .route("/v1/leave", post(|State(admin): State<Admin>| async move { admin.leave().map(Json) }))
         .route("/v1/ca/request", post(Admin::ca_request))
         .route("/v1/ca/certificate", post(Admin::ca_certificate))
         .route("/v1/local/services", post(Admin::service_add))
-        .route("/v1/local/services/remove", post(Admin::service_remove))
+        .route("/v1/local/services/remove", post(Admin::service_remove));
+    promptly(taking)
 }
 
 /// What never leaves this machine: only its own socket takes it and tells of it.
 fn keeping() -> Router<Admin> {
-    Router::new()
+    let taking = Router::new()
         .route("/v1/local/secrets", get(Admin::secret_list).post(Admin::secret_put))
         .route("/v1/local/secrets/remove", post(Admin::secret_remove))
         .route("/v1/local/capture", get(Admin::capture))
-        .route("/v1/local/capture/ended", post(Admin::capture_ended))
+        .route("/v1/local/capture/ended", post(Admin::capture_ended));
+    promptly(taking)
+}
+
+/// Routes that take bodies. All others read none, nor do those who are turned away: guards are layers around this one.
+fn promptly<S: Clone + Send + Sync + 'static>(taking: Router<S>) -> Router<S> {
+    taking.route_layer(middleware::from_fn(answers::prompt))
 }
 
 async fn answer(State(admin): State<Admin>, Query(Watch { watch }): Query<Watch>, look: Look) -> Response {
@@ -280,4 +286,38 @@ async fn events(
 
 async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Result<Json<api::Explanation>, Error> {
     admin.explain(query.as_deref().unwrap_or_default()).map(Json)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, time::Duration};
+
+    use futures_util::stream;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_where_one_is_taken_and_after_the_guards() {
+        let turned_away = middleware::from_fn(|_: Request, _: Next| async { StatusCode::FORBIDDEN });
+        let guarded = promptly::<()>(Router::new().route("/guarded", post(|| async { "ok" }))).layer(turned_away);
+        let router = promptly::<()>(Router::new().route("/taken", post(|| async { "ok" })))
+            .route("/seen", get(|| async { "ok" }))
+            .merge(guarded)
+            .fallback(|| async { StatusCode::NOT_FOUND });
+        let service = TowerToHyperService::new(router);
+        let asked = async |method: &str, path: &str| {
+            let never = axum::body::Body::from_stream(stream::pending::<Result<&'static str, io::Error>>());
+            let request = http::Request::builder().method(method).uri(path).body(never).unwrap();
+            let answered = tokio::time::timeout(Duration::from_secs(1), service.call(request)).await;
+            answered.ok().map(|response| response.unwrap().status().as_u16())
+        };
+        for (method, path, status) in
+            [("GET", "/seen", 200), ("POST", "/seen", 405), ("POST", "/nowhere", 404), ("POST", "/guarded", 403)]
+        {
+            assert_eq!(asked(method, path).await, Some(status), "{method} {path} waits for no body");
+        }
+        assert_eq!(asked("POST", "/taken").await, None, "it is waited for");
+    }
 }

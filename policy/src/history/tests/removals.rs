@@ -1,6 +1,7 @@
 //! RoleSets that follow one another: what a removed key signed, and two children of one.
 
 use super::*;
+use crate::changeset::{Approval, encode};
 
 #[test]
 fn a_removed_key_counts_only_where_the_change_keeps_it() {
@@ -76,6 +77,77 @@ fn what_a_removal_kept_stays_when_keys_are_added_later() {
     // Given its rights back, the key still signs nothing into the past.
     mesh.history.insert(&signed(&late, &[&bob]), NOW).unwrap();
     assert_eq!(live(&mesh), [kept]);
+}
+
+/// bob and eve share the role `shop`.
+fn with_bob_and_eve(threshold: usize) -> (Mesh, SigningKey, SigningKey) {
+    let (mut mesh, bob, eve) = (Mesh::new(), SigningKey::generate(), SigningKey::generate());
+    let operator = mesh.operator.clone();
+    let next = mesh.role_set(|set| {
+        shop_role(set, &bob);
+        set.keys.push(RoleKey { name: "eve".into(), key: eve.public(), recovery: false });
+        set.roles[1].keys.insert("eve".to_owned());
+        set.roles[1].threshold = threshold;
+    });
+    mesh.insert(vec![next], &[&operator]).unwrap();
+    (mesh, bob, eve)
+}
+
+/// The RoleSet in force without eve and the role.
+fn without_eve(mesh: &Mesh) -> RoleSet {
+    let mut set = RoleSet { trust: None, keeps: None, ..(*mesh.history.state(NOW).role_set.set).clone() };
+    set.keys.retain(|key| key.name != "eve");
+    set.roles.truncate(1);
+    set
+}
+
+#[test]
+fn what_a_voided_key_replaced_stands_again_also_of_a_key_that_was_removed_before() {
+    let (mut mesh, bob, eve) = with_bob_and_eve(1);
+    let operator = mesh.operator.clone();
+    let (a, b) = (mesh.change("shop", "a", "eves"), mesh.change("shop", "b", "eves"));
+    let first = mesh.insert(vec![a, b], &[&eve]).unwrap();
+    let change = mesh.change("shop", "b", "bobs");
+    let bobs = mesh.insert(vec![change], &[&bob]).unwrap();
+    let removal = mesh.role_set(|set| {
+        set.keys.retain(|key| key.name != "bob");
+        set.roles[1].keys.remove("bob");
+        set.keeps = Some(BTreeSet::from([bobs.0]));
+    });
+    mesh.insert(vec![removal], &[&operator]).unwrap();
+    let change = mesh.change("shop", "b", "eves-again");
+    mesh.insert(vec![change], &[&eve]).unwrap();
+    let next = without_eve(&mesh);
+    let voided = mesh.history.voiding(&next, &eve.public(), false, NOW);
+    // What bob replaced descends from eve's first, of which `a` is still live.
+    let expected = Voided {
+        keeps: BTreeSet::from([bobs.0]),
+        voids: BTreeSet::from([first.0]),
+        ended: 2,
+        bare: vec![DocumentId::new(Kind::VirtualService, "shop", "a")],
+    };
+    assert_eq!(voided, expected);
+    let removal = mesh.role_set(|set| {
+        *set = RoleSet { keeps: Some(voided.keeps.clone()), voids: voided.voids.clone(), ..next.clone() };
+    });
+    mesh.insert(vec![removal], &[&operator]).unwrap();
+    let state = mesh.history.state(NOW);
+    let shop = state.effective().filter(|(id, _)| id.namespace == "shop");
+    assert_eq!(shop.map(|(_, value)| value.changeset).collect::<Vec<_>>(), [bobs]);
+}
+
+#[test]
+fn what_a_voided_key_only_approved_stays() {
+    let (mut mesh, bob, eve) = with_bob_and_eve(2);
+    let (a, b) = (mesh.change("shop", "a", "bobs"), mesh.change("shop", "b", "eves"));
+    let bobs = mesh.insert(vec![a], &[&bob]).unwrap();
+    let eves = mesh.insert(vec![b], &[&eve]).unwrap();
+    for (id, key) in [(bobs, &eve), (eves, &bob)] {
+        mesh.history.insert(&encode(&Approval::sign(&trust_domain(), id, key)), NOW).unwrap();
+    }
+    let voided = mesh.history.voiding(&without_eve(&mesh), &eve.public(), false, NOW);
+    let bare = vec![DocumentId::new(Kind::VirtualService, "shop", "b")];
+    assert_eq!(voided, Voided { keeps: BTreeSet::from([bobs.0]), voids: BTreeSet::new(), ended: 1, bare });
 }
 
 #[test]

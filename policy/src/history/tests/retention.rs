@@ -134,16 +134,22 @@ fn with_bob() -> (Mesh, Arc<SigningKey>, SigningKey) {
     (mesh, operator, bob)
 }
 
+/// Pushes the same documents over and over, until more was replaced than stays.
+fn churn(mesh: &mut Mesh, key: &SigningKey) -> Vec<ChangesetId> {
+    let mut pushed = Vec::new();
+    while mesh.history.body_bytes() < REPLACED_BYTES + (8 << 20) {
+        let changes = (0..15).map(|number| large(mesh, &format!("d{number}"), 250 << 10)).collect();
+        pushed.push(mesh.insert(changes, &[key]).unwrap());
+    }
+    pushed
+}
+
 #[test]
 fn a79_what_one_key_replaces_over_and_over_goes_early_and_nobody_asks_for_it() {
     let (mut mesh, _, bob) = with_bob();
     let anns = mesh.push(vec![mesh.change("default", "a", "x")]);
     mesh.push(vec![mesh.change("default", "a", "y")]);
-    let mut pushed = Vec::new();
-    while mesh.history.body_bytes() < REPLACED_BYTES + (8 << 20) {
-        let changes = (0..15).map(|number| large(&mesh, &format!("d{number}"), 250 << 10)).collect();
-        pushed.push(mesh.insert(changes, &[&bob]).unwrap());
-    }
+    let pushed = churn(&mut mesh, &bob);
     let (before, due) = (mesh.history.state(NOW).digest, mesh.history.forgettable(NOW));
     assert!(!due.is_empty() && !due.contains(&anns), "another key's body stays");
     assert_eq!(BTreeSet::from_iter(&due), BTreeSet::from_iter(&pushed[..due.len()]), "the oldest go");
@@ -155,6 +161,21 @@ fn a79_what_one_key_replaces_over_and_over_goes_early_and_nobody_asks_for_it() {
     assert_eq!(mesh.history.wanted(NOW), []);
     let refused = mesh.history.revert(&pushed[due.len()], NOW).unwrap_err();
     assert!(refused.code() == Code::NotFound && refused.hint().contains("32 MiB"), "{refused}");
+}
+
+#[test]
+fn a_body_that_another_key_replaced_stays_however_much_its_own_key_left() {
+    let (mut mesh, operator, bob) = with_bob();
+    let change = mesh.change("shop", "old", "x");
+    let old = mesh.insert(vec![change], &[&bob]).unwrap();
+    let pushed = churn(&mut mesh, &bob);
+    let change = mesh.change("shop", "old", "y");
+    mesh.insert(vec![change], &[&operator]).unwrap();
+    let due = mesh.history.forgettable(NOW);
+    assert!(due.contains(&pushed[0]) && !due.contains(&old));
+    assert!(mesh.history.forgettable(LATER).contains(&old), "the 90 days hold");
+    mesh.history.forget(&old).unwrap();
+    assert_eq!(mesh.history.wanted(NOW), [old]);
 }
 
 #[test]
