@@ -115,5 +115,5 @@ fn lint_fails_where_push_is_sure_to_refuse() {
     write("a.yaml", &route);
     write("b.yaml", &route);
     let apart = lint(folder.path(), &["--strict"]).expect_code(0).out;
-    assert!(apart.contains("info[SKN0010]") && apart.contains("a.yaml:1"), "{apart}");
+    assert!(apart.contains("note[SKN0010]") && apart.contains("a.yaml:1"), "{apart}");
 }
