@@ -225,7 +225,7 @@ fn who_is_left_behind_by_force_is_named_and_finds_back() {
     assert!([0, 4].contains(&finished.code), "{finished:?}");
     let finished = finished.json();
     assert_eq!(finished["phase"], "steady", "{finished}");
-    let named = [texts(&finished["left_behind"]), texts(&finished["cut"])].concat();
+    let named = ["left_behind", "cut", "away"].map(|field| texts(&finished[field])).concat();
     assert!(named.contains(&"second"), "{finished}");
     second.signal(Signal::SIGCONT);
     served(&cluster, "first", Duration::from_secs(60));

@@ -129,6 +129,8 @@ struct Missing {
     told: Option<Millis>,
     /// All that is noted.
     noted: Option<Millis>,
+    /// What others are told was there once in this run: only such an address may come back at any moment.
+    seen: bool,
 }
 
 impl Missing {
@@ -143,7 +145,8 @@ impl Missing {
         found: impl FnOnce() -> Option<IpAddr>,
     ) -> (IpAddr, bool) {
         let stands = is_here(&told, machine);
-        let is_lost = is_over(&mut self.told, stands, now) || told.is_loopback();
+        self.seen |= stands;
+        let is_lost = is_over(&mut self.told, stands, now) || told.is_loopback() || !self.seen;
         let is_away = is_over(&mut self.noted, noted.is_some(), now);
         let next = noted.unwrap_or_else(|| if stands || !is_lost { told } else { found().unwrap_or(told) });
         (next, noted.is_some() || is_away)
@@ -254,6 +257,8 @@ mod tests {
         let mut started = Missing::default();
         assert_eq!(started.look(other, None, &without, 0, found), (other, false), "not yet for the next run");
         assert_eq!(started.look(other, None, &without, 60_000, found), (other, true));
+        let mut early = Missing::default();
+        assert_eq!(early.look(home, None, &without, 3_000, found).0, other, "this run has not seen it at all");
         let mut alone = Missing::default();
         let loopback = ip("127.0.0.1");
         assert_eq!(alone.look(loopback, None, &both, 0, found).0, other, "there was no route when it started");

@@ -29,7 +29,7 @@ impl History {
     pub fn forgettable(&self, now: Millis) -> Vec<ChangesetId> {
         // By the node's own clock too: an author may date what it replaces with as it likes.
         let replaced = |entry: &Entry| entry.changeset.issued_at.max(entry.seen).saturating_add(RETENTION) <= now;
-        let due = self.due(now, replaced, RETENTION, anybody);
+        let due = self.due(now, replaced, RETENTION, |_| Vec::new());
         let beyond = self.beyond(now, REPLACED_BYTES);
         let entries = self.kept.entries.values().map(|item| &item.entry);
         entries
@@ -45,7 +45,7 @@ impl History {
             return Vec::new();
         }
         let replaced = |entry: &Entry| entry.changeset.issued_at.saturating_add(RETENTION) <= now + TOLERANCE;
-        let due = self.due(now + TOLERANCE, replaced, RETENTION, anybody);
+        let due = self.due(now + TOLERANCE, replaced, RETENTION, |_| Vec::new());
         let beyond = self.beyond(now + TOLERANCE, REPLACED_BYTES);
         stubs.filter(|entry| !due(entry) && !beyond.contains(&entry.id)).map(|entry| entry.id).collect()
     }
@@ -58,13 +58,13 @@ impl History {
         if entries().map(|entry| entry.bodies).sum::<usize>() <= limit {
             return BTreeSet::new();
         }
-        let over = self.due(now, |_| true, 0, signers);
+        let over = self.due(now, |_| true, 0, |entry| self.operators(entry));
         let mut past: Vec<&Entry> = entries().filter(|entry| over(entry)).collect();
         past.sort_by_key(|entry| Reverse((entry.changeset.issued_at, entry.id)));
         let mut left: HashMap<PublicKey, usize> = HashMap::new();
         let is_beyond = |entry: &&Entry| {
-            let sums = entry.signers.iter().map(|key| {
-                let sum = left.entry(*key).or_default();
+            let sums = self.operators(entry).into_iter().map(|key| {
+                let sum = left.entry(key).or_default();
                 *sum += entry.bodies;
                 *sum
             });
@@ -117,6 +117,16 @@ impl History {
         self.kept.swap(entry);
     }
 
+    /// Those who signed it and are operators by the RoleSet that it names; any other key may be added to a signature, and stands for nobody.
+    /// What the very same ones replaced goes with them: whatever becomes of their keys becomes of what they replaced it by, too.
+    fn operators(&self, entry: &Entry) -> Vec<PublicKey> {
+        let is_one = |key: &&PublicKey| {
+            let mut named = self.chain.of_number(entry.changeset.role_set);
+            named.any(|named| named.set.keys.iter().any(|own| own.key == **key))
+        };
+        entry.signers.iter().filter(is_one).copied().collect()
+    }
+
     /// Whether a changeset's bodies are due to go: every document that it sets was replaced long ago by something readable that does not expire and counts
     /// for ever, and of which `by` says the same; or it is a proposal that came to nothing, or a trial, `rest` after its end. What concerns
     /// the whole mesh stays.
@@ -125,7 +135,7 @@ impl History {
         now: Millis,
         long_ago: impl Fn(&Entry) -> bool,
         rest: Millis,
-        by: fn(&Entry) -> &[PublicKey],
+        by: impl Fn(&Entry) -> Vec<PublicKey> + 'h,
     ) -> impl Fn(&Entry) -> bool + 'h {
         let folder = Folder::new(&self.kept, &self.chain, now);
         let mut replaced: BTreeMap<&DocumentId, BTreeMap<Vec<PublicKey>, BTreeSet<ChangesetId>>> = BTreeMap::new();
@@ -135,7 +145,7 @@ impl History {
                 let Some(entry) = self.get(id).filter(|entry| long_ago(entry)) else { continue };
                 // What this build cannot read yields to what it replaced, and so does what expires.
                 if folder.counts_for_ever(id) && folder.lasts(document, id) {
-                    old.entry(by(entry).to_vec()).or_default().push(id);
+                    old.entry(by(entry)).or_default().push(id);
                 }
             }
             let below = |ids: Vec<&ChangesetId>| self.kept.ancestors(document, ids.into_iter());
@@ -151,20 +161,10 @@ impl History {
             let trial_ended = entry.changeset.confirm_by.is_some_and(|until| until.saturating_add(rest) <= now);
             let failed = abandoned || trial_ended && !folder.counts_for_ever(&entry.id);
             let is_replaced = |change: &Change| {
-                let old = replaced.get(&change.document).and_then(|old| old.get(by(entry)));
+                let old = replaced.get(&change.document).and_then(|old| old.get(&by(entry)));
                 old.is_some_and(|old| old.contains(&entry.id))
             };
             failed || sets.all(is_replaced)
         }
     }
-}
-
-/// Whoever replaces a changeset.
-fn anybody(_: &Entry) -> &[PublicKey] {
-    &[]
-}
-
-/// Those who signed it, and nobody else beside them: whatever becomes of their keys becomes of what they replaced it by, too.
-fn signers(entry: &Entry) -> &[PublicKey] {
-    &entry.signers
 }

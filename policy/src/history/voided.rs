@@ -32,14 +32,14 @@ pub struct Voided {
 }
 
 impl History {
-    /// As [`History::keeps_under`], without what `key` alone authored: what concerns the whole mesh stays all the same unless this is to
+    /// As [`History::keeps_under`], without what `key` authored and nobody with it who stays: what concerns the whole mesh stays all the same unless this is to
     /// go `too`. What it only approved was authored by somebody else, and stays. What the voided values replaced counts again: the
     /// nearest of it that counts so far is kept, if `next` would not let it count by itself.
     pub fn voiding(&self, next: &RoleSet, key: &PublicKey, too: bool, now: Millis) -> Voided {
         let roles = in_force(next);
         let goes = |entry: &Entry| {
             let is_wide = entry.changeset.changes.iter().any(|change| change.document.kind.is_mesh_wide());
-            (too || !is_wide) && is_author(entry, key) && !self.kept.allowed(&roles, entry)
+            (too || !is_wide) && is_author(entry, key, next) && !self.kept.allowed(&roles, entry)
         };
         let mut voided = Voided { keeps: self.keeps_under(next, now), ..Voided::default() };
         let before = voided.keeps.len();
@@ -92,9 +92,13 @@ impl History {
     }
 }
 
-/// True if the key signed the changeset itself, and no other one did; approvals stand beside it.
-fn is_author(entry: &Entry, key: &PublicKey) -> bool {
+/// True if the key signed the changeset itself, and none did that `next` has; approvals stand beside it. Any key may be added to a
+/// signature, so one of nobody makes no author.
+fn is_author(entry: &Entry, key: &PublicKey, next: &RoleSet) -> bool {
+    let is_ours = |signer: &PublicKey| next.keys.iter().any(|own| own.key == *signer);
     entry.signers.contains(key)
-        && changeset::decode(&entry.bytes)
-            .is_ok_and(|packed| packed.signed.signatures.iter().all(|(signer, _)| signer == key))
+        && changeset::decode(&entry.bytes).is_ok_and(|packed| {
+            let signers: Vec<PublicKey> = packed.signed.signatures.iter().map(|(signer, _)| *signer).collect();
+            signers.contains(key) && !signers.iter().any(|signer| signer != key && is_ours(signer))
+        })
 }

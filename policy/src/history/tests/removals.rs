@@ -151,6 +151,15 @@ fn what_a_voided_key_only_approved_stays() {
 }
 
 #[test]
+fn a_key_of_nobody_beside_the_removed_one_makes_no_author() {
+    let (mut mesh, _, eve) = with_bob_and_eve(1);
+    let change = mesh.change("shop", "a", "eves");
+    mesh.insert(vec![change], &[&eve, &SigningKey::generate()]).unwrap();
+    let voided = mesh.history.voiding(&without_eve(&mesh), &eve.public(), false, NOW);
+    assert_eq!((voided.keeps.len(), voided.ended), (0, 1));
+}
+
+#[test]
 fn two_children_of_a_role_set_wait_for_one_that_names_both() {
     let mut mesh = Mesh::new();
     let (bob, eve) = (SigningKey::generate(), SigningKey::generate());
