@@ -185,10 +185,8 @@ fn what_is_said_in_one_event_goes_out_at_once() {
     let state = HealthState { healthy: false, since: START, reason: "not looked at yet".to_owned() };
     let web = service("web");
     let health = HealthRecord { service: web.service.clone(), instance: None, state };
-    let bodies = vec![
-        Body::Health(Health { endpoints: vec![health] }),
-        Body::Services(Services { services: vec![web] }),
-    ];
+    let bodies =
+        vec![Body::Health(Health { endpoints: vec![health] }), Body::Services(Services { services: vec![web] })];
     let effects = scene.event(Event::Publish(bodies));
     assert!(!told(&effects, &own, Section::HEALTH).is_empty());
     assert!(!told(&effects, &own, Section::SERVICES).is_empty(), "it does not wait for what follows");

@@ -205,7 +205,8 @@ impl Node {
         loop {
             let input = tokio::time::timeout(Duration::from_secs(30), self.said.recv()).await.unwrap().unwrap();
             let Input::Event(Event::Publish(said)) = input else { continue };
-            let outliers = said.into_iter().find_map(|body| if let Body::Outliers(said) = body { Some(said) } else { None });
+            let outliers =
+                said.into_iter().find_map(|body| if let Body::Outliers(said) = body { Some(said) } else { None });
             if let Some(outliers) = outliers {
                 return outliers;
             }
