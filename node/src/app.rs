@@ -459,7 +459,7 @@ async fn apply(plane: &DataPlane, config: &Config) -> Result<Bound, Error> {
     let bound = applied.map_err(|error| {
         listen::unopened(error, config, "[[outbound]], [[upstream]] or `plaintext` of a [[service]]")
     })?;
-    // What is refused moves no gateway's port either.
+    // Set last: what is refused leaves the ports of gateways where they were.
     plane.set_gateway(wanted);
     Ok(bound)
 }
