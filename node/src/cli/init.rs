@@ -115,10 +115,11 @@ fn text(trust_domain: &TrustDomain, name: &NodeId, config: &Config, directory: &
          state          {}\n\
          operator       {dir}\n\
          \n\
-         Store these where this machine cannot reach them:\n\
+         Store these where this machine cannot reach them, each with a copy of bundle.pem and mesh.toml, which are public:\n\
          {dir}/root.key      makes certificate authorities: take it off this machine\n\
          {dir}/recovery.key  signs new operators when operator.key is lost: take it off this machine\n\
-         {dir}/operator.key  signs policy and invites: keep it with you, with bundle.pem and mesh.toml\n\
+         {dir}/operator.key  signs policy and invites: keep it with you\n\
+         Where the two are missing beside a key, `skein operator restore DIR` on any node's machine writes them.\n\
          \n\
          Next: skein run, and for each further machine: skein invite NODE --service NS/NAME\n",
         config.file.display(),
