@@ -107,3 +107,29 @@ fn a_node_of_another_mesh_restores_nothing() {
     assert_eq!(refused.error()["error"]["code"], "wrong_trust_domain", "{refused:?}");
     assert_eq!(std::fs::read_to_string(cluster.operator().join("mesh.toml")).expect("it is there"), before);
 }
+
+#[test]
+fn where_the_only_enroller_is_lost_another_node_takes_its_place() {
+    let mut cluster = pair();
+    cluster.kill("first");
+    let status = eventually("the second misses it", || {
+        let status = cluster.json("second", &["status"]);
+        if status["certificates"]["enrollers"] == 0 { Ok(status) } else { Err(status.to_string()) }
+    });
+    let problems = status["problems"].as_array().expect("a list");
+    let told = problems.iter().find(|one| one["code"] == "no_enroller").expect("it is said");
+    let refused = cluster.on("second", &["invite", "third", "--no-service", "-o", "json"]).error();
+    assert_eq!(refused["error"]["code"], "not_an_enroller", "{refused}");
+    for hint in [&told["hint"], &refused["error"]["hint"]] {
+        assert!(hint.as_str().is_some_and(|hint| hint.contains("skein ca promote NODE")), "{hint}");
+    }
+    let members = cluster.json("second", &["members", "--all"]);
+    let marked = |name: &str| {
+        members.as_array().and_then(|all| all.iter().find(|one| one["name"] == name)).map(|one| one["enroller"] == true)
+    };
+    assert_eq!((marked("first"), marked("second")), (Some(true), Some(false)), "{members}");
+    cluster.on("second", &["ca", "promote", "second"]).expect_code(0);
+    let token = cluster.on("second", &["invite", "third", "--no-service"]).expect_code(0).out;
+    cluster.prepare_only("third", &Plan::default());
+    cluster.join_with("third", &token).expect_code(0);
+}

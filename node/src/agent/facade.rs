@@ -30,7 +30,7 @@ use policy::{
 };
 use tokio::sync::watch;
 
-pub use enroller::{ENROLLER_EARLY, EnrollerRequest};
+pub use enroller::{ENROLLER_EARLY, EnrollerRequest, NO_ENROLLER};
 
 use super::{
     drift::Measured,

@@ -172,7 +172,8 @@ pub async fn renew_lapsed(
             return Err(fail(
                 "not_an_enroller",
                 message,
-                "name an enroller in [mesh] peers: `skein members` shows them",
+                "name an enroller in [mesh] peers: `skein members` marks them; if all are lost for good, `skein ca promote NODE` \
+                 with root.key makes another",
             ));
         }
         let exporter = stream.exporter(EXPORTER_JOIN).map_err(|e| failed(&e))?;

@@ -11,9 +11,12 @@ use certs::{
 use serde_json::json;
 
 use crate::{
-    agent::admin::{
-        api::{KnownNode, Member, Mesh},
-        rfc3339,
+    agent::{
+        NO_ENROLLER,
+        admin::{
+            api::{KnownNode, Member, Mesh},
+            rfc3339,
+        },
     },
     cli::{
         client::{self, Client},
@@ -154,8 +157,7 @@ fn enroller(mesh: &Mesh) -> Result<&KnownNode> {
     let mut able = mesh.nodes.iter().filter(|node| node.enroller && node.alive && !node.addresses.is_empty());
     let asked = able.clone().find(|node| node.name == mesh.node);
     asked.or_else(|| able.next()).ok_or_else(|| {
-        Error::new("not_an_enroller", format!("{} sees no enroller alive", mesh.node))
-            .hint("start the node that `skein init` made")
+        Error::new("not_an_enroller", format!("{} sees no enroller alive", mesh.node)).hint(NO_ENROLLER)
     })
 }
 

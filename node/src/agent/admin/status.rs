@@ -18,7 +18,7 @@ use super::{
     rfc3339,
 };
 use crate::{
-    agent::{ENROLLER_EARLY, drift, jwks, local::NOT_GRANTED},
+    agent::{ENROLLER_EARLY, NO_ENROLLER, drift, jwks, local::NOT_GRANTED},
     clock,
     config::SpeakerName,
     snapshot::{Doors, OpenDoor, PlaintextPort, Snapshot},
@@ -50,7 +50,7 @@ impl Admin {
                 Health::Degraded,
                 "no_enroller",
                 "no enroller is alive: nobody can join, certificates are not renewed".to_owned(),
-                "start a node that is an enroller; `skein members` shows which are missing",
+                NO_ENROLLER,
             ));
         }
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));

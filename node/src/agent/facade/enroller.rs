@@ -22,6 +22,10 @@ const ROOT_WARNING: Millis = 365 * 24 * 3_600_000;
 /// The problem of an enroller whose CA is under a root from which nothing is issued yet.
 pub const ENROLLER_EARLY: &str = "enroller_early";
 
+/// What to do where no enroller lives.
+pub const NO_ENROLLER: &str = "start one: `skein members --all` marks enrollers; if all are lost for good, `skein ca promote NODE` with root.key \
+     makes another";
+
 /// What the root's holder needs to know to certify an enroller CA.
 #[derive(Debug, Clone)]
 pub struct EnrollerRequest {
