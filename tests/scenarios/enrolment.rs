@@ -16,6 +16,21 @@ fn reviews() -> Plan {
 }
 
 #[test]
+fn where_a_token_leads_is_said_before_and_after() {
+    let mut cluster = mesh_of_one();
+    let invited = cluster.on("first", &["invite", "second", "--no-service", "-o", "json"]).expect_code(0);
+    let at = invited.json()["addresses"][0].as_str().expect("an address").to_owned();
+    assert!(invited.err.contains(&format!("second will call first at {at}")), "{invited:?}");
+    // The whole mesh is on this machine, as its configuration says.
+    assert!(!invited.err.contains("warning"), "{invited:?}");
+    let token = invited.json()["token"].as_str().expect("a token").to_owned();
+    cluster.kill("first");
+    cluster.prepare_only("second", &Plan::default());
+    let refused = cluster.join_with("second", &token);
+    assert!(refused.err.contains(&at) && refused.err.contains("[mesh] advertise at first"), "{refused:?}");
+}
+
+#[test]
 fn a_token_works_once() {
     let mut cluster = mesh_of_one();
     let token = cluster.invite("second", &reviews(), &[]);

@@ -359,7 +359,13 @@ fn unreachable(token: &Token, error: &dyn std::fmt::Display) -> Error {
     } else {
         format!("and ask for a new token, this one has expired: skein invite {}", token.node)
     };
-    fail("unreachable", message, format!("see that it runs and that its mesh port is open; {next}"))
+    let (enroller, at) = (&token.enroller, token.addresses.join(", "));
+    let hint = format!(
+        "see that it runs and that its mesh port is open; {next}. If this machine does not reach it at {at} (NAT, loopback), write an \
+         address that it reaches into [mesh] advertise at {enroller}, restart that, and make a new token: skein invite {}",
+        token.node
+    );
+    fail("unreachable", message, hint)
 }
 
 fn unexpected(message: &Message, token: &Token) -> Error {
