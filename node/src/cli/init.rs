@@ -46,7 +46,8 @@ pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
     directory.refuse_old_keys().map_err(|error| unfinished(error, &directory, ctx))?;
     let minimal = Minimal { node: name.clone(), trust_domain: args.trust_domain.clone(), advertise: None };
     let config = config::ensure(&ctx.config_file(), &minimal)?;
-    let state = StateDir::open(&config.data_dir)?;
+    // The keys are root's or the caller's, and never to lie in the home of the user whom a node runs as.
+    let state = ctx.state(&config, &format!("init {} --operator DIR (a folder of that user for the mesh's keys)", args.trust_domain))?;
     init::check_free(&state)?;
 
     let root = Root::generate(&args.trust_domain, clock::wall());
