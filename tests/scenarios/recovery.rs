@@ -69,7 +69,8 @@ fn each_key_that_was_stored_away_is_enough_without_the_laptop() {
     let error = promoted.error();
     let hint = error["error"]["hint"].as_str().expect("a hint").to_owned();
     assert!(promoted.code == 2 && error["error"]["code"] == "no_root", "{error}");
-    for word in ["on second: skein ca csr", "skein ca sign second.csr", "renew --certificate second.pem", "--root-key"] {
+    for word in ["on second: skein ca csr", "skein ca sign second.csr", "renew --certificate second.pem", "--root-key"]
+    {
         assert!(hint.contains(word), "{word}: {hint}");
     }
     let request = text(&cluster.file("second.csr", &cluster.on("second", &["ca", "csr"]).expect_code(0).out));

@@ -117,7 +117,10 @@ impl Context {
                 return error;
             }
             let user = accounts::name_of(owner).unwrap_or_else(|| format!("'#{owner}'"));
-            error.hint(format!("give it as that user: sudo -u {user} skein --config {} {command}", config.file.display()))
+            error.hint(format!(
+                "give it as that user: sudo -u {user} skein --config {} {command}",
+                config.file.display()
+            ))
         })
     }
 

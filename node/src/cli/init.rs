@@ -46,8 +46,9 @@ pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
     directory.refuse_old_keys().map_err(|error| unfinished(error, &directory, ctx))?;
     let minimal = Minimal { node: name.clone(), trust_domain: args.trust_domain.clone(), advertise: None };
     let config = config::ensure(&ctx.config_file(), &minimal)?;
-    // The keys are root's or the caller's, and never to lie in the home of the user whom a node runs as.
-    let state = ctx.state(&config, &format!("init {} --operator DIR (a folder of that user for the mesh's keys)", args.trust_domain))?;
+    // In the home of the user whom a node runs as, the mesh's keys would lie within the node's state.
+    let command = format!("init {} --operator DIR, where DIR is a new folder that this user may make", args.trust_domain);
+    let state = ctx.state(&config, &command)?;
     init::check_free(&state)?;
 
     let root = Root::generate(&args.trust_domain, clock::wall());

@@ -167,9 +167,9 @@ fn refuse_demotion(node: &NodeId, enroller: bool, held: Option<&Held>) -> Result
 fn enroller(mesh: &Mesh) -> Result<&KnownNode> {
     let mut able = mesh.nodes.iter().filter(|node| node.enroller && node.alive && !node.addresses.is_empty());
     let asked = able.clone().find(|node| node.name == mesh.node);
-    asked.or_else(|| able.next()).ok_or_else(|| {
-        Error::new("not_an_enroller", format!("{} sees no enroller alive", mesh.node)).hint(NO_ENROLLER)
-    })
+    asked
+        .or_else(|| able.next())
+        .ok_or_else(|| Error::new("not_an_enroller", format!("{} sees no enroller alive", mesh.node)).hint(NO_ENROLLER))
 }
 
 /// Whether a token would lead every other machine to itself: the enroller tells others an address of loopback, and no other node is

@@ -48,7 +48,8 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 fn table(members: &[Member]) -> Table {
-    let mut table = Table::new(&["NAME", "STATE", "SINCE", "ADDRESS", "RTT", "LOCALITY", "VERSION", "POLICY", "ENROLLER"]);
+    let mut table =
+        Table::new(&["NAME", "STATE", "SINCE", "ADDRESS", "RTT", "LOCALITY", "VERSION", "POLICY", "ENROLLER"]);
     for member in members {
         let name = if member.own { format!("{} *", member.name) } else { member.name.to_string() };
         table.toned([

@@ -28,9 +28,8 @@ impl Admin {
         let (view, state, now) = (self.agent.view(), self.agent.state(), self.agent.now());
         let shown = view.members().values().filter(|member| all || is_shown(member.state, member.since, now));
         let connections = self.connections();
-        let row = |member: &Arc<Member>| {
-            self.row(member, &state, connections.get(&member.id).copied().unwrap_or_default())
-        };
+        let row =
+            |member: &Arc<Member>| self.row(member, &state, connections.get(&member.id).copied().unwrap_or_default());
         shown.map(row).collect()
     }
 

@@ -240,7 +240,8 @@ fn lives(admin: &Admin) -> Vec<Sample> {
         ("leaf", leaf.map(|leaf| life(leaf.not_before, leaf.not_after))),
         ("enroller_ca", identity.enroller_life),
     ];
-    let row = |(name, life): (&str, Option<Millis>)| Some(sample(vec![("certificate", name.to_owned())], seconds(life?)));
+    let row =
+        |(name, life): (&str, Option<Millis>)| Some(sample(vec![("certificate", name.to_owned())], seconds(life?)));
     lives.into_iter().filter_map(row).collect()
 }
 

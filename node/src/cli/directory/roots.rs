@@ -92,9 +92,9 @@ impl Directory {
             (ROOT, "give the directory that holds it with --operator DIR")
         };
         let path = self.path.join(name);
-        let pem = self.held(name)?.ok_or_else(|| {
-            Error::new("no_root", format!("there is no root key at {}", path.display())).hint(hint)
-        })?;
+        let pem = self
+            .held(name)?
+            .ok_or_else(|| Error::new("no_root", format!("there is no root key at {}", path.display())).hint(hint))?;
         let named = bundle_from_pem(&pem).ok().and_then(|all| trust_domain_of(all.first()?));
         let trust_domain = named.map_or_else(|| self.known().map(|known| known.trust_domain), Ok)?;
         self.read_root(&trust_domain, &path, pem)
