@@ -14,7 +14,6 @@ use std::{
 
 use certs::{
     id::{NodeId, TrustDomain},
-    root::Root,
     sealed,
     sign::{Digest, SigningKey},
     verify::Authority,

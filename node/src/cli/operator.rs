@@ -162,7 +162,11 @@ fn table(keys: &[Key]) -> Table {
 fn new(dir: &std::path::Path, seal: bool, ctx: &Context) -> Result<()> {
     let passphrase = ctx.passphrase.clone();
     let passphrase = if seal { passphrase.for_new_keys()? } else { passphrase };
-    let own = ctx.operator()?;
+    let own = ctx.operator().map_err(|error| {
+        let (at, code) = (dir.display(), error.code.clone());
+        let begun = format!("`skein operator restore {at}` on the machine of a node, then here with --operator {at}");
+        if code == "no_operator" { error.hint(begun) } else { error }
+    })?;
     let (known, key) = (own.known()?, SigningKey::generate());
     let directory = Directory::of(Some(dir), &known.trust_domain).under(passphrase);
     directory.store_operator(&key, &own.bundle()?, &known)?;

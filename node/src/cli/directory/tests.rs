@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use certs::root::Root;
+
 use super::*;
 
 pub(super) fn known() -> Known {
