@@ -171,6 +171,7 @@ fn trust(all: &mut Compared<'_>) {
     let made = all.run("web", &format!("operator new {}", all.cluster.path().join("ann").display()));
     all.run("web", &format!("operator add ann {} --recovery", made["public_key"].as_str().expect("a key")));
     all.run("web", "operator remove ann --recovery");
+    all.run("web", &format!("operator restore {}", all.cluster.path().join("restored").display()));
     all.run("web", "ca promote v1");
     all.run("web", "ca renew v1");
     let request = all.cluster.on("v1", &["ca", "csr"]).expect_code(0).out;

@@ -130,6 +130,7 @@ fn every_node_shows_the_whole_mesh() {
         ("skein_members{state=\"alive\"}", " 3"),
         ("skein_endpoints{service=\"shop/reviews\"", "health=\"healthy\"} 2"),
         ("skein_certificate_expiry_timestamp_seconds{certificate=\"node_ca\"}", " "),
+        ("skein_certificate_life_seconds{certificate=\"node_ca\"}", " "),
         ("process_open_fds", " "),
         ("skein_policy_apply_seconds_bucket{le=\"+Inf\"}", " "),
         ("skein_membership_waiting", " "),

@@ -44,5 +44,5 @@ pub mod workload;
 pub mod world;
 
 pub use crate::error;
-pub use facade::{Agent, Apply, ENROLLER_EARLY, EnrollerRequest, IdentityFacts, LeafFacts, Pushed, Wait};
+pub use facade::{Agent, Apply, ENROLLER_EARLY, EnrollerRequest, IdentityFacts, LeafFacts, NO_ENROLLER, Pushed, Wait};
 pub use sync::everybody::Unheard;

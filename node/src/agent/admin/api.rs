@@ -192,6 +192,9 @@ pub struct Member {
     /// True for the answering node.
     #[serde(rename = "self")]
     pub own: bool,
+    /// Whether operators let it enrol others and certify nodes anew.
+    #[serde(default)]
+    pub enroller: bool,
     /// Round trip to it, milliseconds, if there is a link.
     pub rtt_ms: Option<f64>,
     /// The share of probes over that link that got no answer while it lived, from 0 to 1.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use certs::{codec::Millis, id::NodeId};
+use certs::{ca::life, codec::Millis, id::NodeId};
 use membership::view::MemberState;
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -99,6 +99,12 @@ impl Registrar<'_> {
             "When certificates of this node end, Unix time",
             Kind::Gauge,
             expiries,
+        );
+        self.collect(
+            "skein_certificate_life_seconds",
+            "How long certificates of this node live from their issue on",
+            Kind::Gauge,
+            lives,
         );
         self.collect("skein_enrollers", "Enrollers alive", Kind::Gauge, |admin| {
             one(admin.status().certificates.enrollers as f64)
@@ -223,6 +229,20 @@ fn expiries(admin: &Admin) -> Vec<Sample> {
         [("node_ca", Some(identity.ca_not_after)), ("leaf", leaf), ("enroller_ca", identity.enroller), ("root", root)];
     let row = |(name, end): (&str, Option<Millis>)| Some(sample(vec![("certificate", name.to_owned())], seconds(end?)));
     ends.into_iter().filter_map(row).collect()
+}
+
+/// Of the same certificates that [`expiries`] tells of, but for the root: that is nobody's to set.
+fn lives(admin: &Admin) -> Vec<Sample> {
+    let identity = admin.agent.identity();
+    let leaf = identity.leafs.iter().min_by_key(|leaf| leaf.not_after);
+    let lives = [
+        ("node_ca", Some(life(identity.ca_not_before, identity.ca_not_after))),
+        ("leaf", leaf.map(|leaf| life(leaf.not_before, leaf.not_after))),
+        ("enroller_ca", identity.enroller_life),
+    ];
+    let row =
+        |(name, life): (&str, Option<Millis>)| Some(sample(vec![("certificate", name.to_owned())], seconds(life?)));
+    lives.into_iter().filter_map(row).collect()
 }
 
 fn limit_labels(limit: &api::Limit) -> Labels {
