@@ -29,15 +29,15 @@ impl Directory {
 
     fn public(&self, name: &str) -> Result<String> {
         let path = self.path.join(name);
-        fs::read_to_string(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::new("no_operator", format!("there is no {}", path.display())).hint(format!(
-                    "it is public: `skein operator restore {}` on the machine of a running node writes it; a copy from another operator's \
-                     directory serves, too",
-                    self.path.display()
-                ))
+        fs::read_to_string(&path).map_err(|error| {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                return io("read", &path, &error);
             }
-            _ => io("read", &path, &error),
+            let dir = self.path.display();
+            Error::new("no_operator", format!("there is no {}", path.display())).hint(format!(
+                "it is public: `skein operator restore {dir}` on the machine of a running node writes it; a copy from another operator's \
+                 directory serves, too"
+            ))
         })
     }
 
