@@ -2,7 +2,7 @@
 
 use super::{
     backend::{Backend, ok},
-    client::eventually,
+    client::{Client, eventually},
     world::{Entry, World, traffic_policy},
 };
 use crate::{config::Protocol, mesh::Transport};
@@ -260,6 +260,21 @@ fn policy_lets_connections_in_and_ends_them() {
         assert!(is_cut(&mut echo));
         assert!(refused(&world));
     }
+}
+
+#[test]
+fn a_refused_tunnel_is_told_of_as_documents_say() {
+    let mut world = World::new(1, vec![bytes(0, "v1", named("one"))]);
+    world.push(
+        "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: labels}\n\
+         spec: {metrics: [{overrides: [{match: {mode: CLIENT}, tagOverrides: {asked: {value: '\"as such\"'}}}]}]}\n",
+    );
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let refused = client.ask("CONNECT nobody:443 HTTP/1.1\r\nHost: nobody:443\r\n\r\n").expect("an answer");
+    assert_eq!(refused.status, 404);
+    let of = |with: &[&str]| count(&world, 0, "istio_tcp_connections_closed_total", with);
+    eventually("it is counted", || of(&["reporter=\"source\""]) == 1);
+    assert_eq!(of(&["asked=\"as such\"", "response_flags=\"NR\""]), 1, "{}", world.metrics(0));
 }
 
 #[test]
