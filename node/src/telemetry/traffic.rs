@@ -2,7 +2,7 @@
 //! time. Pages and `top` read it; nothing of it is on the way of a request.
 
 use super::{
-    Flags, connections,
+    connections,
     connections::Totals,
     labels::{Labels, Pair, Protocol, Summary},
     requests::{BOUNDS, BUCKETS, Counts, Family},
@@ -117,7 +117,7 @@ impl Traffic {
         family.sweep(now, |labels, counts| slot.add(labels, counts));
         let open = &mut self.open;
         connections.look(now, |labels, before, sum| {
-            let carried = carried(labels.summary.flags, before, sum);
+            let carried = carried(before, sum);
             let closed = sum.closed.saturating_sub(before.closed);
             if slot.carry(&labels.pair, carried) {
                 let now_open = open.entry(Arc::clone(&labels.pair)).or_default();
@@ -187,12 +187,11 @@ impl Carried {
     }
 }
 
-/// What is new of a series. One that led nowhere is opened under the flag that says why; else a connection is opened under none.
-fn carried(flags: Flags, before: &Totals, sum: &Totals) -> Carried {
-    let opened = sum.opened.saturating_sub(before.opened);
+/// What is new of a series.
+fn carried(before: &Totals, sum: &Totals) -> Carried {
     Carried {
-        opened,
-        failed: if flags == Flags::NONE { 0 } else { opened },
+        opened: sum.opened.saturating_sub(before.opened),
+        failed: sum.nowhere.saturating_sub(before.nowhere),
         sent: sum.sent.saturating_sub(before.sent),
         received: sum.received.saturating_sub(before.received),
     }
@@ -332,15 +331,14 @@ mod tests {
         let open = db.connection(Flags::NONE, None);
         open.opened();
         open.received(7);
-        let nowhere = db.connection(Flags::UF, None);
-        nowhere.opened();
-        nowhere.closed();
+        // What policy refuses has no flag.
+        [Flags::UF, Flags::NONE].into_iter().for_each(|flags| db.connection(flags, None).led_nowhere());
         traffic.take(&family, &connections, 0);
         open.sent(5);
         traffic.take(&family, &connections, SLOT);
         let of = |traffic: &Traffic, now| traffic.exchanged(now).connections;
         let (now, before) =
-            (Carried { sent: 5, ..Carried::default() }, Carried { opened: 2, failed: 1, sent: 0, received: 7 });
+            (Carried { sent: 5, ..Carried::default() }, Carried { opened: 3, failed: 2, sent: 0, received: 7 });
         let seen = of(&traffic, SLOT);
         assert_eq!((seen.len(), seen[0].open, seen[0].slots[0], seen[0].slots[1]), (1, 1, now, before));
         // Silent for longer than anything is kept: it goes on all the same.

@@ -248,6 +248,12 @@ fn policy_lets_connections_in_and_ends_them() {
         let before = arrived.load(SeqCst);
         assert!(refused(&world));
         assert_eq!(arrived.load(SeqCst), before, "the application hears nothing of it");
+        for node in [0, nodes - 1] {
+            eventually("pages tell that it led nowhere, though it has no flag", || {
+                let seen = world.nodes[node].telemetry.exchanged().connections;
+                !seen.is_empty() && seen.iter().all(|pair| pair.slots.iter().map(|slot| slot.failed).sum::<u64>() == 1)
+            });
+        }
         world.push(&l4_policy(
             "{rules: [{from: [{source: {principals: ['test.example/ns/default/sa/web']}}], to: [{operation: {ports: ['PORT']}}]}]}"
                 .replace("PORT", &application.port().to_string())
