@@ -162,6 +162,18 @@ pub struct Summary {
     pub flags: Flags,
 }
 
+impl Summary {
+    /// True if the answer had begun and its caller got no whole one, through no doing of its own: the server or the way there broke it off,
+    /// it took too long, or it is gRPC's and says no status.
+    pub(super) fn broke_off(&self) -> bool {
+        const BROKEN: Flags = Flags::UC.with(Flags::UT);
+        let Self { protocol, code, grpc_status, flags } = *self;
+        // gRPC's clients read statuses of HTTP that say who may not, and blame no server.
+        let untold = || protocol == Protocol::Grpc && !flags.has_any(Flags::DC) && !matches!(code, 401 | 403);
+        code != 0 && grpc_status.is_none() && (flags.has_any(BROKEN) || untold())
+    }
+}
+
 /// How policy has the metrics of a request differ from Istio's.
 #[derive(Debug, Clone)]
 pub struct Shape {

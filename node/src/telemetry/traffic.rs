@@ -253,15 +253,15 @@ impl Slot {
     }
 }
 
-/// How a request failed, if it did: by a status of 500 and above, or by a gRPC status that a server is to blame for. A caller that
-/// went away is no failure.
+/// How a request failed, if it did: by a status of 500 and above, by a gRPC status that a server is to blame for, or by an answer that broke
+/// off. A caller that went away is no failure.
 fn failure(summary: &Summary) -> Option<String> {
     // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, as OpenTelemetry counts them.
     const SERVERS: [u8; 6] = [2, 4, 12, 13, 14, 15];
     let word = match summary.grpc_status {
         Some(status) if SERVERS.contains(&status) => format!("gRPC {status}"),
         Some(_) => return None,
-        None if summary.code >= 500 => summary.code.to_string(),
+        None if summary.code >= 500 || summary.broke_off() => summary.code.to_string(),
         None => return None,
     };
     let flags = summary.flags.to_string();
@@ -378,5 +378,24 @@ mod tests {
         assert_eq!(of(200, Some(5), Flags::NONE), None);
         assert_eq!(of(500, None, Flags::NONE), Some("500".to_owned()));
         assert_eq!(of(0, None, Flags::DC), None);
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_is_a_failure_unless_its_caller_left() {
+        let of =
+            |protocol, grpc_status, flags| failure(&Summary { protocol, code: 200, grpc_status, flags });
+        let (http, grpc) = (Protocol::Http, Protocol::Grpc);
+        for (flags, said) in [(Flags::UC, "200 UC"), (Flags::UT, "200 UT"), (Flags::UC.with(Flags::DI), "200 UC,DI")] {
+            assert_eq!(of(http, None, flags).as_deref(), Some(said));
+            assert_eq!(of(grpc, None, flags).as_deref(), Some(said));
+        }
+        assert_eq!(of(grpc, None, Flags::NONE).as_deref(), Some("200"), "it ended in order and said no status");
+        assert_eq!(of(grpc, None, Flags::SI).as_deref(), Some("200 SI"));
+        for flags in [Flags::NONE, Flags::DC, Flags::SI] {
+            assert_eq!(of(http, None, flags), None, "{flags}");
+        }
+        assert_eq!((of(grpc, None, Flags::DC), of(grpc, Some(0), Flags::UC)), (None, None));
+        let refused = Summary { protocol: grpc, code: 403, grpc_status: None, flags: Flags::NONE };
+        assert_eq!(failure(&refused), None, "by a server that speaks no gRPC, and not to blame");
     }
 }

@@ -173,6 +173,23 @@ fn a_reset_is_retried_for_get_and_told_for_post() {
 }
 
 #[test]
+fn an_answer_that_breaks_off_is_a_failure_on_both_sides() {
+    let half = || b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nhalf".to_vec();
+    let backend = Backend::scripted(move |_| half());
+    for nodes in [1, 2] {
+        let world = World::new(nodes, vec![Entry::new(nodes - 1, "reviews", "v1", &backend)]);
+        let mut client = Client::connect(world.nodes[0].outbound);
+        assert!(client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").is_none(), "it has no end");
+        for node in [0, nodes - 1] {
+            eventually("pages tell of it", || {
+                let pairs = world.nodes[node].telemetry.exchanged().pairs;
+                !pairs.is_empty() && pairs.iter().all(|pair| pair.failures.get("200 UC") == Some(&1))
+            });
+        }
+    }
+}
+
+#[test]
 fn an_unreachable_application_is_told_when_retries_are_used_up() {
     let mut gone = Entry::new(1, "reviews", "v1", &Backend::named(""));
     gone.target = NOBODY.parse().unwrap();
