@@ -163,14 +163,15 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// True if the answer had begun and its caller got no whole one, through no doing of its own: the server or the way there broke it off,
-    /// it took too long, or it is gRPC's and says no status.
-    pub(super) fn broke_off(&self) -> bool {
-        const BROKEN: Flags = Flags::UC.with(Flags::UT);
-        let Self { protocol, code, grpc_status, flags } = *self;
-        // gRPC's clients read statuses of HTTP that say who may not, and blame no server.
-        let untold = || protocol == Protocol::Grpc && !flags.has_any(Flags::DC) && !matches!(code, 401 | 403);
-        code != 0 && grpc_status.is_none() && (flags.has_any(BROKEN) || untold())
+    /// True if an answer that had begun was broken off by its server, on the way or by a timeout.
+    pub(super) fn is_cut(&self) -> bool {
+        self.code != 0 && self.grpc_status.is_none() && self.flags.has_any(Flags::UC.with(Flags::UT))
+    }
+
+    /// True if an answer to gRPC says no status, and its caller did not leave. 401 and 403 gRPC's clients read as statuses of who may not.
+    pub(super) fn lacks_status(&self) -> bool {
+        let is_told = self.grpc_status.is_some() || matches!(self.code, 0 | 401 | 403);
+        self.protocol == Protocol::Grpc && !is_told && !self.flags.has_any(Flags::DC)
     }
 }
 

@@ -261,7 +261,8 @@ fn failure(summary: &Summary) -> Option<String> {
     let word = match summary.grpc_status {
         Some(status) if SERVERS.contains(&status) => format!("gRPC {status}"),
         Some(_) => return None,
-        None if summary.code >= 500 || summary.broke_off() => summary.code.to_string(),
+        None if summary.code >= 500 || summary.is_cut() => summary.code.to_string(),
+        None if summary.lacks_status() => format!("{} without gRPC status", summary.code),
         None => return None,
     };
     let flags = summary.flags.to_string();
@@ -382,15 +383,14 @@ mod tests {
 
     #[test]
     fn an_answer_that_breaks_off_is_a_failure_unless_its_caller_left() {
-        let of =
-            |protocol, grpc_status, flags| failure(&Summary { protocol, code: 200, grpc_status, flags });
+        let of = |protocol, grpc_status, flags| failure(&Summary { protocol, code: 200, grpc_status, flags });
         let (http, grpc) = (Protocol::Http, Protocol::Grpc);
         for (flags, said) in [(Flags::UC, "200 UC"), (Flags::UT, "200 UT"), (Flags::UC.with(Flags::DI), "200 UC,DI")] {
             assert_eq!(of(http, None, flags).as_deref(), Some(said));
             assert_eq!(of(grpc, None, flags).as_deref(), Some(said));
         }
-        assert_eq!(of(grpc, None, Flags::NONE).as_deref(), Some("200"), "it ended in order and said no status");
-        assert_eq!(of(grpc, None, Flags::SI).as_deref(), Some("200 SI"));
+        assert_eq!(of(grpc, None, Flags::NONE).as_deref(), Some("200 without gRPC status"), "it ended in order");
+        assert_eq!(of(grpc, None, Flags::SI).as_deref(), Some("200 without gRPC status SI"));
         for flags in [Flags::NONE, Flags::DC, Flags::SI] {
             assert_eq!(of(http, None, flags), None, "{flags}");
         }
