@@ -37,15 +37,31 @@ pub(super) struct Totals {
     pub(super) received: u64,
 }
 
+impl Cells {
+    fn all(&self) -> [&AtomicU64; 5] {
+        [&self.opened, &self.nowhere, &self.closed, &self.sent, &self.received]
+    }
+}
+
 impl series::Cells for Cells {
     type Sum = Totals;
 
+    const METRICS: &'static [&'static str] = &[
+        "istio_tcp_connections_opened_total",
+        "istio_tcp_connections_closed_total",
+        "istio_tcp_sent_bytes_total",
+        "istio_tcp_received_bytes_total",
+    ];
+
     fn add_to(&self, sum: &mut Totals) {
-        let cells = [&self.opened, &self.nowhere, &self.closed, &self.sent, &self.received];
         let sums = [&mut sum.opened, &mut sum.nowhere, &mut sum.closed, &mut sum.sent, &mut sum.received];
-        for (cell, sum) in cells.into_iter().zip(sums) {
+        for (cell, sum) in self.all().into_iter().zip(sums) {
             *sum = sum.wrapping_add(cell.load(Relaxed));
         }
+    }
+
+    fn take(&self, other: &Self) {
+        self.all().into_iter().zip(other.all()).for_each(|(own, other)| add(own, other.load(Relaxed)));
     }
 }
 
