@@ -2,7 +2,7 @@
 //! time. Pages and `top` read it; nothing of it is on the way of a request.
 
 use super::{
-    Flags, connections,
+    connections,
     connections::Totals,
     labels::{Labels, Pair, Protocol, Summary},
     requests::{BOUNDS, BUCKETS, Counts, Family},
@@ -117,7 +117,7 @@ impl Traffic {
         family.sweep(now, |labels, counts| slot.add(labels, counts));
         let open = &mut self.open;
         connections.look(now, |labels, before, sum| {
-            let carried = carried(labels.summary.flags, before, sum);
+            let carried = carried(before, sum);
             let closed = sum.closed.saturating_sub(before.closed);
             if slot.carry(&labels.pair, carried) {
                 let now_open = open.entry(Arc::clone(&labels.pair)).or_default();
@@ -187,12 +187,11 @@ impl Carried {
     }
 }
 
-/// What is new of a series. One that led nowhere is opened under the flag that says why; else a connection is opened under none.
-fn carried(flags: Flags, before: &Totals, sum: &Totals) -> Carried {
-    let opened = sum.opened.saturating_sub(before.opened);
+/// What is new of a series.
+fn carried(before: &Totals, sum: &Totals) -> Carried {
     Carried {
-        opened,
-        failed: if flags == Flags::NONE { 0 } else { opened },
+        opened: sum.opened.saturating_sub(before.opened),
+        failed: sum.nowhere.saturating_sub(before.nowhere),
         sent: sum.sent.saturating_sub(before.sent),
         received: sum.received.saturating_sub(before.received),
     }
@@ -254,15 +253,16 @@ impl Slot {
     }
 }
 
-/// How a request failed, if it did: by a status of 500 and above, or by a gRPC status that a server is to blame for. A caller that
-/// went away is no failure.
+/// How a request failed, if it did: by a status of 500 and above, by a gRPC status that a server is to blame for, or by an answer that broke
+/// off. A caller that went away is no failure.
 fn failure(summary: &Summary) -> Option<String> {
     // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, as OpenTelemetry counts them.
     const SERVERS: [u8; 6] = [2, 4, 12, 13, 14, 15];
     let word = match summary.grpc_status {
         Some(status) if SERVERS.contains(&status) => format!("gRPC {status}"),
         Some(_) => return None,
-        None if summary.code >= 500 => summary.code.to_string(),
+        None if summary.code >= 500 || summary.is_cut() => summary.code.to_string(),
+        None if summary.lacks_status() => format!("{} without gRPC status", summary.code),
         None => return None,
     };
     let flags = summary.flags.to_string();
@@ -332,15 +332,14 @@ mod tests {
         let open = db.connection(Flags::NONE, None);
         open.opened();
         open.received(7);
-        let nowhere = db.connection(Flags::UF, None);
-        nowhere.opened();
-        nowhere.closed();
+        // What policy refuses has no flag.
+        [Flags::UF, Flags::NONE].into_iter().for_each(|flags| db.connection(flags, None).led_nowhere());
         traffic.take(&family, &connections, 0);
         open.sent(5);
         traffic.take(&family, &connections, SLOT);
         let of = |traffic: &Traffic, now| traffic.exchanged(now).connections;
         let (now, before) =
-            (Carried { sent: 5, ..Carried::default() }, Carried { opened: 2, failed: 1, sent: 0, received: 7 });
+            (Carried { sent: 5, ..Carried::default() }, Carried { opened: 3, failed: 2, sent: 0, received: 7 });
         let seen = of(&traffic, SLOT);
         assert_eq!((seen.len(), seen[0].open, seen[0].slots[0], seen[0].slots[1]), (1, 1, now, before));
         // Silent for longer than anything is kept: it goes on all the same.
@@ -380,5 +379,23 @@ mod tests {
         assert_eq!(of(200, Some(5), Flags::NONE), None);
         assert_eq!(of(500, None, Flags::NONE), Some("500".to_owned()));
         assert_eq!(of(0, None, Flags::DC), None);
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_is_a_failure_unless_its_caller_left() {
+        let of = |protocol, grpc_status, flags| failure(&Summary { protocol, code: 200, grpc_status, flags });
+        let (http, grpc) = (Protocol::Http, Protocol::Grpc);
+        for (flags, said) in [(Flags::UC, "200 UC"), (Flags::UT, "200 UT"), (Flags::UC.with(Flags::DI), "200 UC,DI")] {
+            assert_eq!(of(http, None, flags).as_deref(), Some(said));
+            assert_eq!(of(grpc, None, flags).as_deref(), Some(said));
+        }
+        assert_eq!(of(grpc, None, Flags::NONE).as_deref(), Some("200 without gRPC status"), "it ended in order");
+        assert_eq!(of(grpc, None, Flags::SI).as_deref(), Some("200 without gRPC status SI"));
+        for flags in [Flags::NONE, Flags::DC, Flags::SI] {
+            assert_eq!(of(http, None, flags), None, "{flags}");
+        }
+        assert_eq!((of(grpc, None, Flags::DC), of(grpc, Some(0), Flags::UC)), (None, None));
+        let refused = Summary { protocol: grpc, code: 403, grpc_status: None, flags: Flags::NONE };
+        assert_eq!(failure(&refused), None, "by a server that speaks no gRPC, and not to blame");
     }
 }

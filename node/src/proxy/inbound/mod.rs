@@ -13,6 +13,7 @@ mod multiplexed;
 mod observe;
 mod plaintext;
 mod pool;
+mod recognized;
 mod standing;
 mod tcp;
 mod told;
@@ -40,7 +41,7 @@ use super::{
     http::{self as body, Incoming, RequestBody, ResponseBody, Side, Ties},
     outcome, upgrade,
 };
-use crate::{clock, config, http1::copy_head, mesh};
+use crate::{clock, config, http1::copy_head, mesh, snapshot::Snapshot};
 use caller::Rules;
 use certs::id::Subject;
 use check::CHECK;
@@ -49,6 +50,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, heade
 use hyper::body::Body as _;
 use policy::token::Verified;
 use pool::Pool;
+use recognized::Recognized;
 use std::{net::SocketAddr, pin::pin, sync::Arc, task::Poll};
 
 /// Bytes of a body that are read while its request waits for room.
@@ -63,16 +65,23 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
         tracing::debug!(peer = %peer.id, "a data stream between identities that are no services");
         return;
     };
-    let certificate = Some(peer.leaf);
-    let peer = Peer { identity: &peer.id, node: &peer.node, address: remote_addr.ip(), certificate };
-    let snapshot = context.current.load();
-    let caller = Arc::new(Caller::at(local_addr.ip(), &context, &snapshot, &peer, account, &preface));
-    drop(snapshot);
-    let requests = || Requests { context: Arc::clone(&context), caller: Arc::clone(&caller) };
-    match preface.protocol {
-        mesh::Protocol::Http1 => connection::serve_http1(&context, stream, Side::Node, requests()).await,
+    let (account, protocol) = (account.clone(), preface.protocol);
+    let recognize = move |context: &Context, snapshot: &Snapshot| {
+        let certificate = Some(peer.leaf);
+        let peer = Peer { identity: &peer.id, node: &peer.node, address: remote_addr.ip(), certificate };
+        Caller::at(local_addr.ip(), context, snapshot, &peer, &account, &preface)
+    };
+    let caller = recognize(&context, &context.current.load());
+    let requests = |caller| {
+        let again = move |context: &Context, snapshot: &Snapshot| Some(recognize(context, snapshot));
+        Requests { context: Arc::clone(&context), caller: Arc::new(Recognized::new(caller, again)) }
+    };
+    match protocol {
+        mesh::Protocol::Http1 => connection::serve_http1(&context, stream, Side::Node, requests(caller)).await,
         // Boxed, so that the many that carry HTTP/1.1 need no room for it.
-        mesh::Protocol::Http2 => Box::pin(connection::serve_http2(&context, stream, Side::Node, requests())).await,
+        mesh::Protocol::Http2 => {
+            Box::pin(connection::serve_http2(&context, stream, Side::Node, requests(caller))).await
+        }
         mesh::Protocol::Tcp => Box::pin(tcp::serve(&context, &caller, stream)).await,
     }
 }
@@ -81,7 +90,7 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
 #[derive(Clone)]
 struct Requests {
     context: Arc<Context>,
-    caller: Arc<Caller>,
+    caller: Arc<Recognized>,
 }
 
 impl Handler for Requests {
@@ -90,7 +99,7 @@ impl Handler for Requests {
         let (parts, incoming) = request.into_parts();
         let patience = body::patience(&self.context.limits(), body::is_grpc(&parts.headers));
         let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));
-        let mut response = answer(&self.context, &self.caller, request).await;
+        let mut response = answer(&self.context, &self.caller.now(&self.context), request).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::join(&self.context, on_upgrade, &mut response);
         }
@@ -98,7 +107,7 @@ impl Handler for Requests {
     }
 
     fn refused(&self, cause: Cause) {
-        refused(&self.context, &self.caller, cause);
+        refused(&self.context, &self.caller.now(&self.context), cause);
     }
 }
 

@@ -37,23 +37,24 @@ pub(super) async fn answer(connection: &Connection, mut request: Request<Incomin
     let on_upgrade = OnUpgrade::of(&mut request);
     let (context, speaker) = (&connection.context, connection.speaker.load_full());
     let snapshot = context.current.load();
-    let mut account = Account::new((None, None));
+    // What is called is what the request names, whatever was dialled.
+    let ends = tcp::Ends { remote: connection.remote, local: connection.local, dialled: None };
+    let account = || Account::new(observe::begin_connection(context, &speaker, &snapshot, ends, None));
     let (called, declared) = match asked(&speaker, &snapshot, &request) {
         Ok(asked) => asked,
         Err(cause) => {
+            let mut account = account();
             account.between(context.recorder(speaker.to_nothing()));
             account.failed(cause, None);
             return reply::failure(cause, false);
         }
     };
-    // What is called is what the request names, whatever was dialled.
-    let ends = tcp::Ends { remote: connection.remote, local: connection.local, dialled: None };
     if declared == Protocol::Tls {
         let tunnel = after_hello(Arc::clone(context), speaker, called, ends, on_upgrade);
         detach(context, tunnel);
         return opened();
     }
-    let mut account = Account::new(observe::begin_connection(context, &speaker, &snapshot, ends, None));
+    let mut account = account();
     match lead(context, &speaker, &snapshot, &called, (ends, None), &mut account).await {
         Ok(led) => {
             let tunnel = carry(Arc::clone(context), led, on_upgrade, account);

@@ -21,6 +21,7 @@ mod outliers;
 mod patience;
 mod plaintext;
 mod protocols;
+mod recognized;
 mod routing;
 mod standing;
 mod tcp;
