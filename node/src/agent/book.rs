@@ -1,5 +1,7 @@
 //! The set of changesets, in memory and on disk: nothing is seen before it is durable.
 
+mod refusals;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -22,9 +24,8 @@ use super::{
     error::{Error, fail, internal},
     store::{AuditHead, Judgement, Store},
 };
-
-/// Refusals of peers' bytes that one minute adds to the audit chain; a peer must not fill the disk with its mistakes.
-const REFUSALS_A_MINUTE: usize = 60;
+use crate::clock::Uptime;
+use refusals::Refusals;
 
 /// The changesets that this node holds.
 pub struct Book {
@@ -37,8 +38,7 @@ struct Shelf {
     /// In order of arrival: references come before what refers to them.
     order: Vec<ChangesetId>,
     trust_domain: TrustDomain,
-    minute: Millis,
-    refusals: usize,
+    refusals: Refusals,
     /// Changesets that only a new RoleSet could make acceptable: they are not fetched again before.
     rejected: BTreeSet<ChangesetId>,
     /// Changesets over a quota of sync: until when they are not fetched again.
@@ -95,8 +95,7 @@ impl Book {
             history,
             order,
             trust_domain: trust_domain.clone(),
-            minute: 0,
-            refusals: 0,
+            refusals: Refusals::default(),
             rejected: BTreeSet::new(),
             delayed: BTreeMap::new(),
         };
@@ -247,6 +246,16 @@ impl Book {
         self.undisturbed(|book| book.store.audit_head()).await.unwrap_or(AuditHead::NONE)
     }
 
+    /// Says in the audit chain how many refusals found no room in it, if that is due.
+    pub async fn sum_up_refusals(self: &Arc<Self>, now: Millis) {
+        let told = self.undisturbed(move |book| {
+            book.refuse(&mut book.shelf.blocking_write(), Vec::new(), now);
+            Ok(())
+        });
+        // The node stops.
+        let _ = told.await;
+    }
+
     /// Keeps the first keys of nodes beside the changesets.
     pub async fn keep_known_keys(self: &Arc<Self>, keys: HashMap<NodeId, KnownKey>) {
         if let Err(error) = self.undisturbed(move |book| book.store.set_known_keys(&keys)).await {
@@ -279,7 +288,7 @@ impl Book {
                 Ok(inserted.id)
             }
             Err(refused) => {
-                self.refuse(&mut shelf, &[judgement(&bytes, from, now, Some(&refused))], now);
+                self.refuse(&mut shelf, vec![judgement(&bytes, from, now, Some(&refused))], now);
                 Err(refusal(&refused))
             }
         }
@@ -326,7 +335,7 @@ impl Book {
             }
         }
         if !refusals.is_empty() {
-            self.refuse(&mut shelf, &refusals, now);
+            self.refuse(&mut shelf, refusals, now);
         }
         Ok(learned)
     }
@@ -350,17 +359,14 @@ impl Book {
         })
     }
 
-    fn refuse(&self, shelf: &mut Shelf, judgements: &[Judgement], now: Millis) {
-        if now / 60_000 != shelf.minute {
-            (shelf.minute, shelf.refusals) = (now / 60_000, 0);
-        }
-        let room = REFUSALS_A_MINUTE - shelf.refusals;
-        let noted = &judgements[..judgements.len().min(room)];
-        shelf.refusals += noted.len();
+    fn refuse(&self, shelf: &mut Shelf, judgements: Vec<Judgement>, now: Millis) {
+        let uptime = Uptime::now();
+        let mut noted = shelf.refusals.admit(judgements, uptime);
+        noted.extend(shelf.refusals.summary(uptime, now));
         if noted.is_empty() {
             return;
         }
-        if let Err(error) = self.store.judge(noted) {
+        if let Err(error) = self.store.judge(&noted) {
             tracing::warn!(code = %error.code, "a refusal is not in the audit chain: {error}");
         }
     }

@@ -109,6 +109,7 @@ impl Sync {
             }
             upkeep.held = self.book.body_bytes().await;
         }
+            self.book.sum_up_refusals(self.clock.now()).await;
         if !Upkeep::due(&mut upkeep.asked, ASK) {
             return;
         }
