@@ -8,6 +8,7 @@ use certs::{id::NodeId, join::Chain, verify::Authority};
 use rand::seq::SliceRandom as _;
 
 use super::{addresses::Addresses, join::shown_policy, sync::Sync};
+use crate::clock::Uptime;
 
 /// How often a node looks whom it lacks.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -42,7 +43,7 @@ pub async fn run(sync: Arc<Sync>, addresses: Arc<Addresses>) {
         let state = sync.world.current().load().state.clone();
         let others = state.grants().values().any(|grant| !grant.retired && grant.node != *sync.node());
         let linked: BTreeSet<NodeId> = sync.links.all().iter().map(|link| link.peer().node.clone()).collect();
-        let refused = sync.links.refusers(sync.clock.now()).iter().any(|node| !linked.contains(node));
+        let refused = sync.links.refusers(Uptime::now()).iter().any(|node| !linked.contains(node));
         let lost = addresses.seen_but(&linked);
         if !others || (lost.is_empty() && !linked.is_empty()) {
             lacking = 0;

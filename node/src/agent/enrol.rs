@@ -38,7 +38,7 @@ use super::{
     rollback::Rollback,
     store::{Judgement, Spent},
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, Uptime};
 
 /// A joiner's first word comes within this time.
 const HELLO_PATIENCE: Duration = Duration::from_secs(3);
@@ -86,7 +86,7 @@ impl Enrolment {
 
     /// Serves one joiner. `exporter` is this session's.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S, exporter: &[u8], remote: SocketAddr) {
-        let visit = match self.bounds.enter(remote.ip(), self.clock.now()) {
+        let visit = match self.bounds.enter(remote.ip(), Uptime::now()) {
             Ok(visit) => visit,
             Err(when) => {
                 let busy = JoinRefusal::new("too_many_requests", format!("too many enrolments {when}"));
@@ -175,7 +175,7 @@ impl Enrolment {
     /// Says for people that somebody was refused. Whoever reaches the port can have this said, so it is not said for each try.
     fn note(&self, kind: &'static str, node: impl ToString, who: &str, refused: &JoinRefusal) {
         let now = self.clock.now();
-        if let Some(more) = self.bounds.tells(kind, now) {
+        if let Some(more) = self.bounds.tells(kind, Uptime::now()) {
             let more = if more == 0 { String::new() } else { format!(" ({more} more since the last one)") };
             self.rollback.events.note(now, kind, node, format!("{who}: {}{more}", refused.message));
         }
@@ -194,7 +194,7 @@ impl Enrolment {
             return Err(JoinRefusal::new("token_invalid", format!("{} was not invited by a token", grant.node)));
         };
         let now = self.clock.now();
-        self.hear(request, (&grant.node, &hash), remote.ip(), now)?;
+        self.hear(request, (&grant.node, &hash), remote.ip())?;
         let spent = self.token(hash).await?;
         let wrong = match &spent {
             Some(Spent::Burnt) => {
@@ -320,14 +320,8 @@ impl Enrolment {
 
     /// Refuses who does not hold the secret of an invite. That is a stranger's word: it is held against its address alone, for else
     /// anybody who reaches this port could take an invite away from its guest.
-    fn hear(
-        &self,
-        request: &JoinRequest,
-        (node, invite): (&NodeId, &Digest),
-        from: IpAddr,
-        now: Millis,
-    ) -> Result<(), JoinRefusal> {
-        if self.bounds.is_deaf(invite, from, now) {
+    fn hear(&self, request: &JoinRequest, (node, invite): (&NodeId, &Digest), from: IpAddr) -> Result<(), JoinRefusal> {
+        if self.bounds.is_deaf(invite, from, Uptime::now()) {
             let message = format!("too many wrong tokens for {node} came from this address; try again in ten minutes");
             return Err(JoinRefusal::new("too_many_requests", message));
         }
@@ -335,7 +329,7 @@ impl Enrolment {
             return Ok(());
         }
         tracing::warn!(%node, %from, "somebody without its token asks for an invite");
-        self.bounds.guessed(invite, from, now);
+        self.bounds.guessed(invite, from, Uptime::now());
         Err(JoinRefusal::new("token_invalid", format!("not the latest token of {node}")))
     }
 

@@ -45,7 +45,7 @@ use super::{
     sync::Sync,
 };
 use crate::{
-    clock::monotonic,
+    clock::{Uptime, monotonic},
     config::{self, Config, Service, SpeakerName},
     secrets::Secrets,
     snapshot::{Snapshot, Trouble},
@@ -306,7 +306,7 @@ impl Agent {
         troubles.extend(self.inner.not_reloaded.load().as_deref().cloned());
         troubles.extend(self.inner.group_troubles.load().iter().map(doors::told));
         troubles.extend(self.troubles_beyond());
-        troubles.extend(refused(&self.inner.sync.links.refusers(now)));
+        troubles.extend(refused(&self.inner.sync.links.refusers(Uptime::now())));
         troubles
     }
 

@@ -22,7 +22,7 @@ use super::{
     members::Members,
 };
 use crate::{
-    clock::{Clock, monotonic},
+    clock::{Clock, Uptime, monotonic},
     config::{Check, Service, SpeakerName},
     lock::lock,
     snapshot,
@@ -237,7 +237,7 @@ impl Local {
         loop {
             due.tick().await;
             let result = probe(&check).await;
-            if let Some(changed) = judge.observe(&result, self.clock.now()) {
+            if let Some(changed) = judge.observe(&result, Uptime::now()) {
                 self.changed(&key, changed).await;
             }
         }

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch}
 
 use super::{event::Events, hearing::Hearing, links::Links, store::Store, sync::Requests, world::World};
 use crate::{
-    clock::{self, Clock},
+    clock::{self, Clock, Uptime},
     mesh::{
         Error, Mesh,
         peer::{PeerLink, PeerNetwork},
@@ -228,7 +228,7 @@ impl Task {
             self.links.remove(*link, self.clock.now());
         }
         if let Event::Tick = &event {
-            self.links.sweep(self.clock.now(), |node| self.engine.latest(node));
+            self.links.sweep(Uptime::now(), |node| self.engine.latest(node));
         }
         let effects = self.engine.handle(event, self.clock.now());
         let mut changed = Vec::new();
@@ -308,7 +308,7 @@ impl Task {
 
     fn dial(&self, node: Option<NodeId>, address: SocketAddr, dials: Arc<Semaphore>) {
         let (network, members) = (self.network.clone(), self.members.clone());
-        let (links, now) = (self.links.clone(), self.clock.now());
+        let links = self.links.clone();
         self.tasks.detach("dial", async move {
             let Ok(_slot) = dials.acquire().await else { return };
             let input = match network.dial(node.as_ref(), address).await {
@@ -316,7 +316,7 @@ impl Task {
                 Err(error) => {
                     // Once, until it lets this node in again: it is dialled for as long as it is a member.
                     if let Error::Unwelcome { node, .. } = &error
-                        && links.refused(node, now)
+                        && links.refused(node, Uptime::now())
                     {
                         tracing::warn!("{error}");
                     }

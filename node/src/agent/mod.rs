@@ -29,6 +29,7 @@ pub mod outside;
 pub mod peers;
 pub mod receipt;
 pub mod renew;
+mod resolver;
 pub mod rollback;
 pub mod rotation;
 pub mod shares;

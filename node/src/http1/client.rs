@@ -422,6 +422,18 @@ impl<I: Io> Incoming<I> {
         }
     }
 
+    /// Gives the connection up. A server that does not read any more would keep the task that sends the rest, and with it the
+    /// connection and the caller, for as long as it likes: the task is told.
+    fn abandon(&mut self) {
+        if let State::Shared(shared) = std::mem::replace(&mut self.state, State::Gone) {
+            let mut shared = lock(&shared);
+            shared.abandoned = true;
+            if let Some(sender) = shared.sender.take() {
+                sender.wake();
+            }
+        }
+    }
+
     fn poll_decoded(&mut self, cx: &mut Context<'_>) -> Poll<Result<Decoded, Error>> {
         match &mut self.state {
             State::Own { wire, .. } => self.decoder.poll_from(wire, cx),
@@ -456,7 +468,7 @@ impl<I: Io> http_body::Body for Incoming<I> {
             Ok(Decoded::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Ok(Decoded::More | Decoded::End) => None,
             Err(error) => {
-                self.state = State::Gone;
+                self.abandon();
                 Some(Err(error))
             }
         })
@@ -473,12 +485,6 @@ impl<I: Io> http_body::Body for Incoming<I> {
 
 impl<I: Io> Drop for Incoming<I> {
     fn drop(&mut self) {
-        if let State::Shared(shared) = &self.state {
-            let mut shared = lock(shared);
-            shared.abandoned = true;
-            if let Some(sender) = shared.sender.take() {
-                sender.wake();
-            }
-        }
+        self.abandon();
     }
 }

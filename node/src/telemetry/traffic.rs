@@ -19,6 +19,8 @@ pub const SLOT: Millis = 30_000;
 pub const SLOTS: usize = 30;
 /// Pairs of one slot; further ones are left out.
 const PAIRS: usize = 2_000;
+/// Pairs whose open connections are reckoned; of further ones none count as open.
+const OPEN: usize = 2_000;
 /// Kinds of failure that are told apart in one slot of a pair.
 const FAILURES: usize = 8;
 
@@ -82,7 +84,15 @@ pub(super) struct Traffic {
     /// The newest last.
     slots: VecDeque<Slot>,
     /// Connections of bytes that go on, of pairs that have any.
-    open: HashMap<Arc<Pair>, i64>,
+    open: HashMap<Arc<Pair>, Open>,
+}
+
+/// Connections of a pair that go on. The end of one may be counted in another series than its begin, and be looked at first: below none
+/// until the next look. Who is below none for longer began when there was no room.
+#[derive(Debug, Default)]
+struct Open {
+    count: i64,
+    was_below_none: bool,
 }
 
 #[derive(Debug, Default)]
@@ -119,13 +129,19 @@ impl Traffic {
         connections.look(now, |labels, before, sum| {
             let carried = carried(before, sum);
             let closed = sum.closed.saturating_sub(before.closed);
-            if slot.carry(&labels.pair, carried) {
-                let now_open = open.entry(Arc::clone(&labels.pair)).or_default();
-                // The end of one may be counted in another series than its begin, and be looked at first.
-                *now_open = now_open.saturating_add_unsigned(carried.opened).saturating_sub_unsigned(closed);
+            let is_told = slot.carry(&labels.pair, carried);
+            if open.len() < OPEN || open.contains_key(&labels.pair) {
+                let count = &mut open.entry(Arc::clone(&labels.pair)).or_default().count;
+                *count = count.saturating_add_unsigned(carried.opened).saturating_sub_unsigned(closed);
+            } else if is_told {
+                slot.left_out += carried.opened;
             }
         });
-        open.retain(|_, open| *open != 0);
+        open.retain(|_, open| {
+            let is_below_none = open.count < 0;
+            let was_below_none = std::mem::replace(&mut open.was_below_none, is_below_none);
+            open.count != 0 && !(is_below_none && was_below_none)
+        });
     }
 
     /// Everything that is kept.
@@ -172,7 +188,7 @@ impl Traffic {
             }
         }
         for (pair, open) in &self.open {
-            all.entry(pair).or_insert_with(|| none(pair)).open = u64::try_from(*open).unwrap_or(0);
+            all.entry(pair).or_insert_with(|| none(pair)).open = u64::try_from(open.count).unwrap_or(0);
         }
         all.into_values().collect()
     }
@@ -349,6 +365,54 @@ mod tests {
         db.connection(Flags::DC, None).closed();
         traffic.take(&family, &connections, late + 1);
         assert_eq!(of(&traffic, late + 1)[0].open, 0, "its end is counted under another flag");
+    }
+
+    #[test]
+    fn open_connections_are_reckoned_whatever_room_their_slot_has() {
+        let (family, connections) = (Arc::new(Family::new(1)), Arc::new(connections::Family::new(1)));
+        let mut traffic = Traffic::default();
+        let connection = |service: &str| both(&family, &connections, service).connection(Flags::NONE, None);
+        let open = |traffic: &Traffic| -> Vec<(String, u64)> {
+            let seen = traffic.exchanged(SLOT).connections.into_iter().filter(|pair| pair.open > 0);
+            seen.map(|pair| (pair.pair.service_name.to_string(), pair.open)).collect()
+        };
+        let early = connection("early");
+        early.opened();
+        traffic.take(&family, &connections, 0);
+        for service in 0..PAIRS {
+            let short = connection(&service.to_string());
+            short.opened();
+            short.closed();
+        }
+        // The slot is full from now on.
+        traffic.take(&family, &connections, SLOT);
+        let late = connection("late");
+        late.opened();
+        early.closed();
+        traffic.take(&family, &connections, SLOT);
+        assert_eq!(open(&traffic), [("late".to_owned(), 1)]);
+        late.closed();
+        traffic.take(&family, &connections, SLOT);
+        assert_eq!(open(&traffic), []);
+        assert!(traffic.open.is_empty(), "{:?}", traffic.open);
+    }
+
+    #[test]
+    fn the_open_connections_of_so_many_pairs_are_reckoned() {
+        let (family, connections) = (Arc::new(Family::new(1)), Arc::new(connections::Family::new(1)));
+        let mut traffic = Traffic::default();
+        let all: Vec<_> = (0..OPEN + 3)
+            .map(|service| both(&family, &connections, &service.to_string()).connection(Flags::NONE, None))
+            .collect();
+        all.iter().for_each(|one| one.opened());
+        traffic.take(&family, &connections, 0);
+        assert_eq!((traffic.open.len(), traffic.exchanged(0).left_out), (OPEN, 3));
+        all.iter().for_each(|one| one.closed());
+        for _ in 0..2 {
+            traffic.take(&family, &connections, 0);
+            assert!(traffic.exchanged(0).connections.iter().all(|pair| pair.open == 0));
+        }
+        assert!(traffic.open.is_empty(), "{:?}", traffic.open);
     }
 
     #[test]

@@ -165,6 +165,7 @@ async fn look(
     for opened in open.values().filter(|opened| opened.door.spoken == Spoken::Tls) {
         certify((plane, drain), (secrets, reading), &snapshot, &opened.door, &mut troubles).await;
     }
+    reading.settle();
     troubles.sort_by(|a, b| (a.code, &a.message).cmp(&(b.code, &b.message)));
     troubles.dedup();
     plane.shared.current.tell_doors(Doors { open: told, troubles });
@@ -236,7 +237,8 @@ async fn certify(
         let (settings, secrets) = (server.tls.clone(), secrets.clone());
         let namespace = door.speaker.load().service.namespace().to_owned();
         let of = format!("{namespace} {settings:?}");
-        let read = reading.read(&plane.shared.tasks, &of, move || tls::load(&settings, &namespace, &secrets)).await;
+        let of_namespace = namespace.clone();
+        let read = reading.read(&of_namespace, &of, move || tls::load(&settings, &namespace, &secrets)).await;
         let had = before.get(&key);
         let made = read.and_then(|material| renewed(had, server, material));
         match made {

@@ -195,6 +195,8 @@ impl Relay {
         Poll::Ready(match frame {
             Some(Ok(frame)) => Some(Ok(self.passed(frame))),
             Some(Err(error)) => {
+                // Nobody answers any more, so what the caller still sends is of no use.
+                exchange.upload().cut();
                 exchange.flag(Flags::UC);
                 exchange.ended();
                 Some(Err(error))
@@ -231,6 +233,7 @@ impl Relay {
         match &mut self.source {
             Some(Source::Here(body)) => {
                 let why = ready!(body.poll_over(context));
+                self.ties.exchange.upload().cut();
                 self.ties.exchange.flag(Flags::UC);
                 self.ties.exchange.ended();
                 Poll::Ready(why)

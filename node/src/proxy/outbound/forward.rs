@@ -85,7 +85,7 @@ pub(super) async fn forward(
     let patience = body::patience(&config.limits, grpc);
     let upload = Upload::new(incoming, route.retries.attempts > 0, &context.budget, patience);
     if !route.mirrors.is_empty() && upgrade.is_none() {
-        mirror::copy(requests, snapshot, routed, head, &upload);
+        mirror::copy(requests, routed, head, &upload);
     }
     exchange.goes_to(&cluster.circuit.cluster);
     exchange.uploads(upload.completion());
