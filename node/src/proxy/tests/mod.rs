@@ -24,6 +24,7 @@ mod protocols;
 mod routing;
 mod standing;
 mod tcp;
+mod truncated;
 mod unread;
 mod websockets;
 mod windows;
