@@ -41,6 +41,7 @@ use super::{
     outcome, upgrade,
 };
 use crate::{clock, config, http1::copy_head, mesh};
+use bytes::Bytes;
 use caller::Rules;
 use certs::id::Subject;
 use check::CHECK;
@@ -117,6 +118,7 @@ pub(super) async fn answer(
     mut request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
     let (grpc, sent) = (body::is_grpc(request.headers()), request.body().completion());
+    let is_head = request.method() == Method::HEAD;
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
     exchange.uploads(sent.clone());
@@ -138,7 +140,8 @@ pub(super) async fn answer(
             told.mark(response.headers_mut());
             outcome::set(response.headers_mut(), cause);
             exchange.answered(response.status(), response.headers());
-            response.map(|body| body.with(exchange))
+            let body = |body| if is_head { ResponseBody::full(Bytes::new()) } else { body };
+            response.map(|full| body(full).with(exchange))
         }
     }
 }

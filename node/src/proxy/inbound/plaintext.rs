@@ -23,7 +23,7 @@ use crate::{
         upgrade,
     },
 };
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use policy::{hosts::Protocol, kinds::MutualTls};
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
@@ -199,7 +199,7 @@ impl Handler for Requests {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let extended = upgrade::Extended::of(&mut request, || self.context.random_bits());
         let on_upgrade = upgrade::Caller::of(&mut request, extended.is_some());
-        let (is_head, grpc) = (request.method() == Method::HEAD, body::is_grpc(request.headers()));
+        let grpc = body::is_grpc(request.headers());
         let (mut parts, incoming) = request.into_parts();
         body::strip_claims(&mut parts.headers);
         parts.headers.insert(REQUEST_ID, self.context.request_id());
@@ -219,7 +219,7 @@ impl Handler for Requests {
                 upgrade::Extended::answer(&mut response);
             }
         }
-        if is_head { response.map(ResponseBody::without_bytes) } else { response }
+        response
     }
 
     fn refused(&self, cause: Cause) {
