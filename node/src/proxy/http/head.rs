@@ -1,7 +1,7 @@
 //! What a request's head must be before anything reads it, and which headers end at this hop.
 
 use super::Bounds;
-use crate::proxy::failure::Cause;
+use crate::{http1::takes_trailers, proxy::failure::Cause};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
@@ -153,12 +153,12 @@ pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
+    let takes_trailers = present.contains(&TE) && takes_trailers(headers);
     for name in present {
-        let is_te = name == TE;
-        let removed = headers.remove(name);
-        if is_te && removed.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers")) {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
+        headers.remove(name);
+    }
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
@@ -348,6 +348,26 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "te", "x-skein-source"]);
+    }
+
+    #[test]
+    fn trailers_are_wanted_beside_codings_too() {
+        for (sent, kept) in [
+            (&["trailers"][..], true),
+            (&["Trailers, deflate"], true),
+            (&["deflate;q=0.5 , trailers;q=1"], true),
+            (&["gzip", "trailers"], true),
+            (&["deflate"], false),
+            (&["x-trailers"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in sent {
+                headers.append(TE, HeaderValue::from_static(value));
+            }
+            strip_hop_by_hop(&mut headers);
+            let te: Vec<_> = headers.get_all(TE).iter().collect();
+            assert_eq!(te, if kept { vec!["trailers"] } else { vec![] }, "{sent:?}");
+        }
     }
 
     #[test]
