@@ -5,7 +5,9 @@ use crate::{http1::takes_trailers, proxy::failure::Cause};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -250,12 +252,17 @@ pub(in crate::proxy) fn strip_trailers(trailers: &mut HeaderMap) {
 
 /// True for requests whose answers carry their status as gRPC does.
 pub(in crate::proxy) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .strip_prefix(b"application/grpc")
-            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-    })
+    let rest = content_type(headers).strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// True for streams of Connect's own protocol; its other calls are plain requests.
+pub(super) fn is_connect_stream(headers: &HeaderMap) -> bool {
+    content_type(headers).starts_with(b"application/connect+")
+}
+
+fn content_type(headers: &HeaderMap) -> &[u8] {
+    headers.get(CONTENT_TYPE).map_or(b"", HeaderValue::as_bytes)
 }
 
 #[cfg(test)]

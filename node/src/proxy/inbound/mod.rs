@@ -89,7 +89,7 @@ impl Handler for Requests {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let on_upgrade = upgrade::Caller::of(&mut request, false);
         let (parts, incoming) = request.into_parts();
-        let patience = body::patience(&self.context.limits(), body::is_grpc(&parts.headers));
+        let patience = body::patience(&self.context.limits(), &parts.headers);
         let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));
         let mut response = answer(&self.context, &self.caller, request).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -203,7 +203,7 @@ impl Handler for Requests {
         let (mut parts, incoming) = request.into_parts();
         body::strip_claims(&mut parts.headers);
         parts.headers.insert(REQUEST_ID, self.context.request_id());
-        let patience = body::patience(&self.context.limits(), grpc);
+        let patience = body::patience(&self.context.limits(), &parts.headers);
         let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));
         let mut response = super::answer(&self.context, &self.caller, request).await;
         // What nodes tell each other is not for callers outside.
