@@ -137,7 +137,14 @@ where
     let framing = framing(&parts.headers).map_err(|bad| Error::Body(bad.into()))?;
     let hint = body.size_hint().exact();
     let encoder = match (framing, body.is_end_stream()) {
-        (Framing::Open | Framing::Length(0), true) => None,
+        (Framing::Open, true) => {
+            // Of these methods some servers refuse a request that does not say it (RFC 9110, 8.6).
+            if [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method) {
+                write_length(out.buffer(), 0);
+            }
+            None
+        }
+        (Framing::Length(0), true) => None,
         (Framing::Length(_), true) => return Err(Error::Body("a body is shorter than its Content-Length".into())),
         (Framing::Length(length), false) => Some(Encoder::Length(length)),
         (Framing::Open, false) if let Some(length) = hint => {

@@ -152,15 +152,6 @@ impl ResponseBody {
         }
     }
 
-    /// As the answer to HEAD has it.
-    pub(in crate::proxy) fn without_bytes(self) -> Self {
-        match self {
-            Self::Full(Some(_), Some(exchange)) => Self::Full(None, None).with(exchange),
-            Self::Full(_, exchange) => Self::Full(None, exchange),
-            Self::Relay(relay) => Self::Relay(relay),
-        }
-    }
-
     /// Ties the end of the request to the end of a body that is at hand.
     pub(in crate::proxy) fn with(self, mut exchange: Exchange) -> Self {
         match self {

@@ -42,6 +42,7 @@ use super::{
     outcome, upgrade,
 };
 use crate::{clock, config, http1::copy_head, mesh, snapshot::Snapshot};
+use bytes::Bytes;
 use caller::Rules;
 use certs::id::Subject;
 use check::CHECK;
@@ -97,7 +98,7 @@ impl Handler for Requests {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let on_upgrade = upgrade::Caller::of(&mut request, false);
         let (parts, incoming) = request.into_parts();
-        let patience = body::patience(&self.context.limits(), body::is_grpc(&parts.headers));
+        let patience = body::patience(&self.context.limits(), &parts.headers);
         let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));
         let mut response = answer(&self.context, &self.caller.now(&self.context), request).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -126,6 +127,7 @@ pub(super) async fn answer(
     mut request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
     let (grpc, sent) = (body::is_grpc(request.headers()), request.body().completion());
+    let is_head = request.method() == Method::HEAD;
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
     exchange.uploads(sent.clone());
@@ -147,7 +149,8 @@ pub(super) async fn answer(
             told.mark(response.headers_mut());
             outcome::set(response.headers_mut(), cause);
             exchange.answered(response.status(), response.headers());
-            response.map(|body| body.with(exchange))
+            let body = |body| if is_head { ResponseBody::full(Bytes::new()) } else { body };
+            response.map(|full| body(full).with(exchange))
         }
     }
 }

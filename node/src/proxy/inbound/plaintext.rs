@@ -26,7 +26,7 @@ use crate::{
     },
     snapshot::Snapshot,
 };
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use policy::{hosts::Protocol, kinds::MutualTls};
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
@@ -208,11 +208,11 @@ impl Handler for Requests {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let extended = upgrade::Extended::of(&mut request, || self.context.random_bits());
         let on_upgrade = upgrade::Caller::of(&mut request, extended.is_some());
-        let (is_head, grpc) = (request.method() == Method::HEAD, body::is_grpc(request.headers()));
+        let grpc = body::is_grpc(request.headers());
         let (mut parts, incoming) = request.into_parts();
         body::strip_claims(&mut parts.headers);
         parts.headers.insert(REQUEST_ID, self.context.request_id());
-        let patience = body::patience(&self.context.limits(), grpc);
+        let patience = body::patience(&self.context.limits(), &parts.headers);
         let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));
         let mut response = super::answer(&self.context, &self.caller.now(&self.context), request).await;
         // What nodes tell each other is not for callers outside.
@@ -228,7 +228,7 @@ impl Handler for Requests {
                 upgrade::Extended::answer(&mut response);
             }
         }
-        if is_head { response.map(ResponseBody::without_bytes) } else { response }
+        response
     }
 
     fn refused(&self, cause: Cause) {

@@ -25,6 +25,7 @@ mod recognized;
 mod routing;
 mod standing;
 mod tcp;
+mod truncated;
 mod unread;
 mod websockets;
 mod windows;
