@@ -37,7 +37,7 @@ use super::{
     book::Book,
     drift::Drift,
     error::Error,
-    event::Events,
+    event::{self, Events},
     identity::Identity,
     links::Links,
     members::Members,
@@ -361,7 +361,7 @@ impl Sync {
             if let [(id, why), others @ ..] = learned.refused.as_slice() {
                 let more = if others.is_empty() { String::new() } else { format!("; so are {} more", others.len()) };
                 let what = format!("{id} from {from} is refused: {why}{more}");
-                self.events.note(self.clock.now(), "policy_refused", id, what);
+                self.events.note(self.clock.now(), event::Kind::PolicyRefused, id, what);
             }
             if !learned.fresh.is_empty() {
                 claimed.renew();
