@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use certs::{id::NodeId, join::Chain, verify::Authority};
 use rand::seq::SliceRandom as _;
 
-use super::{addresses::Addresses, join::shown_policy, sync::Sync};
+use super::{addresses::Addresses, event, join::shown_policy, sync::Sync};
 use crate::clock::Uptime;
 
 /// How often a node looks whom it lacks.
@@ -106,7 +106,7 @@ impl Sync {
         }
         if fresh > 0 {
             let what = format!("{fresh} changesets were learned from whoever listens at {from}");
-            self.events.note(self.clock.now(), "caught_up", from, what);
+            self.events.note(self.clock.now(), event::Kind::CaughtUp, from, what);
             self.apply().await;
             self.renew.notify_one();
         }

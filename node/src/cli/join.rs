@@ -16,6 +16,7 @@ use crate::{
         ca::offline,
         context::Context,
         error::{Error, Result, io, usage},
+        progress,
     },
     config::{self, Config, Minimal},
 };
@@ -106,7 +107,8 @@ pub(super) async fn redeem(text: &str, ctx: &Context) -> Result<(Joined, Config)
 async fn enrol(config: &Config, token: &Token, ctx: &Context) -> Result<Joined> {
     let state = ctx.state(config, "join --token-file FILE, or join -")?;
     let wish = Join { token, listen: config.mesh.listen, advertise: config.mesh.advertise };
-    join::join(&state, &wish).await
+    let what = format!("asking the enroller {} at {}", token.enroller, token.addresses.join(", "));
+    progress::of(join::join(&state, &wish), &what).await
 }
 
 /// Sees that a token or an enrolment is for this machine.

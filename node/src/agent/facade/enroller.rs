@@ -11,7 +11,10 @@ use certs::{
 };
 
 use super::Agent;
-use crate::agent::error::{Error, fail, internal};
+use crate::agent::{
+    error::{Error, fail, internal},
+    event,
+};
 
 /// Below this, the end of an enroller CA is near: longer than the node CAs live that it still has to renew. Where policy gives it less than
 /// half a year, the last third of its life.
@@ -74,7 +77,7 @@ impl Agent {
             Ok::<(), Error>(())
         });
         taken.await.map_err(internal)??;
-        sync.events.note(now, "enroller_renewed", self.node(), "the enroller CA has a new certificate");
+        sync.events.note(now, event::Kind::EnrollerRenewed, self.node(), "the enroller CA has a new certificate");
         Ok(end)
     }
 

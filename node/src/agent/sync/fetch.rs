@@ -10,7 +10,10 @@ use policy::{
 
 use super::{Sync, SyncError, claims::Claimed, pace::Brought};
 use crate::{
-    agent::wire::{self, Fetch, Fetched},
+    agent::{
+        event,
+        wire::{self, Fetch, Fetched},
+    },
     clock::monotonic,
     mesh::peer::PeerLink,
 };
@@ -47,7 +50,7 @@ impl Sync {
             if let [(id, why), others @ ..] = learned.refused.as_slice() {
                 let more = if others.is_empty() { String::new() } else { format!("; so are {} more", others.len()) };
                 let what = format!("{id} from {from} is refused: {why}{more}");
-                self.events.note(self.clock.now(), "policy_refused", id, what);
+                self.events.note(self.clock.now(), event::Kind::PolicyRefused, id, what);
             }
             if !learned.fresh.is_empty() {
                 brought = Brought::Fresh;
