@@ -39,7 +39,7 @@ use super::{
     book::Book,
     drift::Drift,
     error::Error,
-    event::{self, Events},
+    event::Events,
     identity::Identity,
     links::Links,
     members::Members,
