@@ -34,11 +34,13 @@ pub const CAPTURED: &[&str] = &[
     "sidecar-passthroughtraffic-02",
 ];
 
-/// Those that run nowhere, with the words of the refusal of their objects. An Ingress is a kind of Kubernetes; a Gateway and a VirtualService
-/// say here what it says, and its own rule, whose certificate counts of two that want one host, is the Gateways' own
-/// (`gateway-gatewayconflicts`).
-pub const NOT_HERE: &[(&str, &str)] =
-    &[("gateway-ingress-01", "Ingress default/alpha"), ("gateway-ingress-02", "Ingress default/alpha")];
+/// Those that run nowhere, with the words of the refusal of their objects. An Ingress is a kind of Kubernetes, and the rule that is asked for is
+/// its own: whose certificate counts of two that want one host. A Gateway and a VirtualService say the rest of it here, and whose server
+/// counts of two that want one host is asked in `tests/scenarios/gateway_conflicts.rs`.
+pub const NOT_HERE: &[(&str, &str)] = &[
+    ("gateway-ingress-01", "write it as a Gateway and a VirtualService"),
+    ("gateway-ingress-02", "write it as a Gateway and a VirtualService"),
+];
 
 /// Calls that no node can be asked, by case and name, and why.
 pub const LEFT_OUT: &[(&str, &str, &str)] = &[(
