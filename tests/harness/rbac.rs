@@ -28,7 +28,7 @@ const fn case(documents: &'static str, filters: &'static [&'static str]) -> Case
 }
 
 /// Documents whose filters say who is let in.
-pub const CASES: [Case; 14] = [
+pub static CASES: [Case; 14] = [
     case("http-allow-empty-rule", &["http-allow-empty-rule-out"]),
     case("http-allow-full-rule", &["http-allow-full-rule-out"]),
     case("http-allow-path", &["http-allow-path-out"]),
@@ -52,7 +52,7 @@ pub const CASES: [Case; 14] = [
 ];
 
 /// Documents of action CUSTOM for connections, and the filter that marks those about which Istio asks.
-pub const ASKING: Case = case("tcp-custom-both-http-tcp", &["tcp-custom-both-http-tcp-out1"]);
+pub static ASKING: Case = case("tcp-custom-both-http-tcp", &["tcp-custom-both-http-tcp-out1"]);
 
 /// Documents of the corpus that stand in no list.
 ///

@@ -7,7 +7,7 @@ mod callers;
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
 };
 
@@ -19,7 +19,6 @@ use harness::{
     rbac::{self, ASKING, CASES, Case, Request, Said, requests},
 };
 use regex::{Captures, Regex};
-use std::net::SocketAddr;
 
 use self::{
     ask::{Asked, present},

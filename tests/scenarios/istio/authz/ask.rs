@@ -94,7 +94,7 @@ fn presentable(request: &Request) -> Result<(), &'static str> {
     if normalize::host(&request.host, 80).is_err() {
         return Err("a host that cannot be");
     }
-    let path = normalize::path(&request.path, PathNormalization::MergeSlashes);
+    let path = normalize::path(&request.path, PathNormalization::default());
     if path.is_ok_and(|path| path.as_str() == request.path) { Ok(()) } else { Err("a path that has another form") }
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Door<'t> {
 
 enum Expected {
     /// Some of these are answered, or none.
-    Some(Vec<String>, bool),
+    Any(Vec<String>, bool),
     /// Which of them is answered by which VirtualService.
     Each(Vec<(String, Option<usize>)>),
 }
@@ -49,10 +49,11 @@ pub(super) fn doors<'t>(tables: &'t Tables, seen: &mut Seen) -> Vec<Door<'t>> {
             seen.unseen("host-matches", row, NAMELESS);
             continue;
         }
-        // A name without a dot is of a namespace where a VirtualService says it, and not where a Gateway does.
+        // A name without a dot is one of a namespace to a VirtualService. A Gateway takes it with the dot of DNS' root.
         let [a, b] = if pair[1].contains(['.', '*']) { pair } else { [pair[1], pair[0]] };
-        let expected = Expected::Some(vec![witness(a), witness(b)], row["overlap"] == true);
-        all.push(Door { table: "host-matches", row, hosts: owned(&[a]), routes: of_default(&[b]), expected });
+        let rooted = if a.contains(['.', '*']) { a.to_owned() } else { format!("{a}.") };
+        let expected = Expected::Any(vec![witness(a), witness(b)], row["overlap"] == true);
+        all.push(Door { table: "host-matches", row, hosts: vec![rooted], routes: of_default(&[b]), expected });
     }
     for row in tables.rows("host-lists-intersection") {
         let (a, b, both) = (texts(row, "a"), texts(row, "b"), texts(row, "intersection"));
@@ -133,11 +134,11 @@ pub(super) fn check(mesh: &Mesh, doors: &[Door<'_>], seen: &mut Seen) {
             }
         };
         let found: Vec<(String, Option<usize>)> = match &door.expected {
-            Expected::Some(hosts, _) => hosts.iter().map(|host| (host.clone(), answered(host))).collect(),
+            Expected::Any(hosts, _) => hosts.iter().map(|host| (host.clone(), answered(host))).collect(),
             Expected::Each(each) => each.iter().map(|(host, _)| (host.clone(), answered(host))).collect(),
         };
         let is_right = match &door.expected {
-            Expected::Some(_, wanted) => found.iter().any(|(_, by)| by.is_some()) == *wanted,
+            Expected::Any(_, wanted) => found.iter().any(|(_, by)| by.is_some()) == *wanted,
             Expected::Each(each) => found == *each,
         };
         seen.row(door.table, door.row, is_right, &format!("answered: {found:?}"));

@@ -47,8 +47,8 @@ pub(super) fn check(mesh: &Mesh, tables: &Tables, seen: &mut Seen) {
         let (service, wanted) = (format!("default/{}", name(number)), row["ejected"] == true);
         let found = || {
             let rows = mesh.cluster.json(EDGE, &["outliers"]);
-            let of_service = |one: &&Value| one["service"] == service && one["state"] == "ejected";
-            rows.as_array().is_some_and(|rows| rows.iter().find(of_service).is_some())
+            let of_service = |one: &Value| one["service"] == service && one["state"] == "ejected";
+            rows.as_array().is_some_and(|rows| rows.iter().any(of_service))
         };
         if wanted {
             harness::eventually(&format!("{row}: it is left out"), || {

@@ -120,7 +120,7 @@ pub(super) fn check(mesh: &Mesh, tables: &Tables, seen: &mut Seen) {
                 (format!("{streams} streams, {due} due"), streams == due)
             }
             other => {
-                let word = if let Ending::Path(path) = &other { path } else { "late" };
+                let word = if let Ending::Path(path) = &other { path.as_str() } else { "late" };
                 let path = format!("/{word}/{number}");
                 // What comes is another matter: one answer breaks off.
                 let answer = ask(mesh, &name, &path).map(|answer| answer.status);
