@@ -240,7 +240,7 @@ fn written(value: &Value) -> &str {
 fn only(value: &Value) -> (&str, &Value) {
     let object = value.as_object().unwrap_or_else(|| panic!("not a matcher: {value}"));
     let found = object.iter().find(|(key, _)| *key != "name" || object.len() == 1);
-    found.map_or_else(|| panic!("not a matcher: {value}"), |(key, inner)| (key, inner))
+    found.map_or_else(|| panic!("not a matcher: {value}"), |(key, inner)| (key.as_str(), inner))
 }
 
 /// Envoy's permissions and principals.
