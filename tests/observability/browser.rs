@@ -111,7 +111,9 @@ impl Browser {
         // Of this page: that of the one before may still be on its way.
         let is_loaded = |event: &Value| {
             let params = &event["params"];
-            event["method"] == "Page.lifecycleEvent" && params["name"] == "load" && params["loaderId"] == opened["loaderId"]
+            event["method"] == "Page.lifecycleEvent"
+                && params["name"] == "load"
+                && params["loaderId"] == opened["loaderId"]
         };
         while !self.events.iter().any(is_loaded) {
             self.next(PATIENCE).unwrap_or_else(|| panic!("{url} is not loaded"));
