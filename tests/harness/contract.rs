@@ -49,7 +49,12 @@ pub const LISTINGS: &[&str] = &[
 pub const ROWS_ELSEWHERE: &[(&str, &str)] = &[
     ("outliers", "outliers.rs"),
     ("policy conflicts", "history.rs"),
+    ("policy plan.nodes", "plan.rs"),
+    ("policy plan.routes", "plan.rs"),
+    ("policy plan.workloads", "plan.rs"),
     ("policy proposals", "proposals.rs"),
+    ("run.plaintext", "plaintext.rs"),
+    ("run.upstream", "tcp.rs"),
     ("status.ejected", "outliers.rs"),
     ("status.gateways", "gateway.rs"),
     ("status.plaintext", "plaintext.rs"),
@@ -144,7 +149,8 @@ impl Contract {
         each.unwrap_or_default().into_iter().map(|what| format!("`skein {line}`: {what}")).collect()
     }
 
-    /// The lists of objects in what a command printed, each by the command and its place, with true where there was a row to compare.
+    /// The lists of objects in what a command printed, each by the name of its rows' type or else by the command and its place, with true
+    /// where there was a row to compare.
     ///
     /// # Panics
     /// When nothing is written about the command.
@@ -173,7 +179,9 @@ impl Contract {
             Type::List(of) => {
                 let rows = value.as_array().map_or(&[][..], Vec::as_slice);
                 if self.is_object(of) {
-                    *found.entry(at.to_owned()).or_default() |= !rows.is_empty();
+                    // A type that is named is compared once for all lists of it.
+                    let name = if let Type::Named(name) = &**of { name.as_str() } else { at };
+                    *found.entry(name.to_owned()).or_default() |= !rows.is_empty();
                 }
                 rows.iter().for_each(|row| self.look(of, row, at, found));
             }
@@ -465,8 +473,8 @@ mod tests {
     fn a_list_without_a_row_was_not_compared() {
         let of = contract();
         let row = json!({"name": "a", "state": "dead"});
-        assert_eq!(of.lists("members", &json!([])), BTreeMap::from([("members".to_owned(), false)]));
-        assert_eq!(of.lists("members", &json!([row])), BTreeMap::from([("members".to_owned(), true)]));
+        assert_eq!(of.lists("members", &json!([])), BTreeMap::from([("Member".to_owned(), false)]));
+        assert_eq!(of.lists("members", &json!([row])), BTreeMap::from([("Member".to_owned(), true)]));
         assert_eq!(of.lists("members of a", &json!({"name": "a", "state": "dead", "more": {}})), BTreeMap::new());
     }
 

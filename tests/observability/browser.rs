@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// Messages that wait to be read; the browser waits for room.
 const EVENTS: usize = 10_000;
 /// Pixels of a picture's height.
-const TALLEST: f64 = 1_800.0;
+const TALLEST: f64 = 2_600.0;
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -61,6 +61,7 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log", "Network"] {
             browser.call(&format!("{domain}.enable"), json!({}));
         }
+        browser.call("Page.setLifecycleEventsEnabled", json!({"enabled": true}));
         browser
     }
 
@@ -107,7 +108,13 @@ impl Browser {
         self.events.clear();
         let opened = self.call("Page.navigate", json!({"url": url}));
         assert!(opened.get("errorText").is_none(), "{url}: {opened}");
-        let is_loaded = |event: &Value| event["method"] == "Page.loadEventFired";
+        // Of this page: that of the one before may still be on its way.
+        let is_loaded = |event: &Value| {
+            let params = &event["params"];
+            event["method"] == "Page.lifecycleEvent"
+                && params["name"] == "load"
+                && params["loaderId"] == opened["loaderId"]
+        };
         while !self.events.iter().any(is_loaded) {
             self.next(PATIENCE).unwrap_or_else(|| panic!("{url} is not loaded"));
         }

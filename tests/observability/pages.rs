@@ -25,7 +25,7 @@ const PAGES: [(&str, &str); 11] = [
     ("/nodes", "two"),
     ("/nodes/two", "two"),
     ("/events", "policy_applied"),
-    ("/explain?url=http%3A%2F%2Fflaky.shop%3A9080%2F&from=shop%2Fweb", "What becomes of it"),
+    ("/explain?url=http%3A%2F%2Fflaky.shop%3A9080%2F&from=shop%2Fdefault", "What becomes of it"),
 ];
 const DESK: (u32, u32) = (1280, 900);
 const PHONE: (u32, u32) = (390, 844);

@@ -70,7 +70,7 @@ spec: {accessLogFile: /dev/stdout}
 ";
 
 /// A word of the difference that [`World::changeset`] made.
-pub(crate) const LONG_DIFFERENCE: &str = "/long/119/";
+pub(crate) const LONG_DIFFERENCE: &str = "timeout: 2s";
 
 /// A document of some length, each of whose rules has this timeout.
 fn long(timeout: &str) -> String {

@@ -169,6 +169,11 @@ fn change(all: &mut Compared<'_>) {
     for line in ["policy lint FILE", "policy plan FILE", "policy push FILE --dry-run", "policy push FILE --wait all"] {
         all.with("web", line, "routes.yaml", &routes);
     }
+    // Of a document that is valid and means nothing there is a row in `problems`.
+    let never =
+        virtual_service("  - match: [{uri: {exact: '/a?b'}}]\n    route:\n    - destination: {host: reviews}\n");
+    let warned = all.with("web", "policy lint FILE", "never.yaml", &never);
+    assert!(warned[0]["problems"].as_array().is_some_and(|problems| !problems.is_empty()), "{warned}");
     all.with("web", "policy push FILE --wait all", "limit.yaml", LIMIT);
     all.run("web", "grant v1 shop/extra --wait all");
     all.with("v1", "service add FILE", "extra.toml", EXTRA);

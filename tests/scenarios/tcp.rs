@@ -116,6 +116,7 @@ fn told_of(cluster: &Cluster) {
 #[test]
 fn connections_are_shifted_judged_and_told_of() {
     let world = World::start();
+    written("run", &world.cluster.node("web").running.as_ref().expect("it runs").ready);
     assert_eq!(world.answers(20).len(), 2, "without a route both serve");
     let to = |subset: &str| format!("{{destination: {{host: tcp-echo, port: {{number: 9000}}, subset: {subset}}}");
     // Istio's task "TCP traffic shifting": everybody gets v1, then a fifth v2.

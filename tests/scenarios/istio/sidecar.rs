@@ -127,7 +127,9 @@ fn what_istio_simulates_of_a_sidecar_holds() {
     let mut ran = 0;
     for name in simulation::AT_PORTS {
         let case: Case = serde_saphyr::from_str(&text(&files[*name])).expect(name);
-        let pushed = case.config.contains("kind:").then(|| super::edge::push(&cluster, CALLER, name, &case.config));
+        // Istio's test reads documents without their schema, by which a rule of bytes has no name.
+        let config = case.config.replace("- name: \"route1\"\n    route:", "- route:");
+        let pushed = config.contains("kind:").then(|| super::edge::push(&cluster, CALLER, name, &config));
         let of = MADE.iter().find(|(of, _, _)| of == name);
         let calls = of.map_or(case.calls, |(_, to, asked)| made(to, asked));
         assert!(!calls.is_empty(), "{name}");
