@@ -149,7 +149,11 @@ fn possible(text: &str) -> String {
     let text = pattern(r#"("|spiffe://)principals(\d)"#).replace_all(&text, "${1}td1/ns/principals$2/sa/a");
     let path = pattern(r#"(["/ ])rule\[(\d)\]-to\[(\d)\]-path\[(\d)\]"#);
     let text = path.replace_all(&text, "$1/rule$2-to$3-path$4");
-    pattern(r"\[(\d)\]").replace_all(&text, "$1").into_owned()
+    let text = pattern(r"\[(\d)\]").replace_all(&text, "$1");
+    // A method in small letters is refused at every door.
+    let method = pattern(r#"(["\s])([*0-9a-z-]*method[*0-9a-z-]*)(["\n])"#);
+    let large = |found: &Captures<'_>| format!("{}{}{}", &found[1], found[2].to_uppercase(), &found[3]);
+    method.replace_all(&text, large).into_owned()
 }
 
 fn pattern(text: &str) -> Regex {
