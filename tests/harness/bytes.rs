@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -12,7 +12,7 @@ use std::{
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
 
-use crate::PATIENCE;
+use crate::{PATIENCE, net::connect_from};
 
 /// An application of bytes; it takes no further connection once it is dropped.
 #[derive(Debug)]
@@ -82,7 +82,10 @@ fn serve(mut stream: TcpStream, name: &str) {
 /// # Errors
 /// Nobody listens, or who does reset it at once.
 pub fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    patient(TcpStream::connect_timeout(&address, PATIENCE)?)
+}
+
+fn patient(stream: TcpStream) -> std::io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -94,7 +97,19 @@ pub fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
 /// # Errors
 /// The connection broke off.
 pub fn say(address: SocketAddr, text: &str) -> Result<String, String> {
-    let mut stream = connect(address).map_err(|error| error.to_string())?;
+    say_over(connect(address), text)
+}
+
+/// [`say`] from an address of this machine.
+///
+/// # Errors
+/// The connection broke off, or the address is not ours.
+pub fn say_from(from: IpAddr, address: SocketAddr, text: &str) -> Result<String, String> {
+    say_over(connect_from(from, address, PATIENCE).and_then(patient), text)
+}
+
+fn say_over(stream: std::io::Result<TcpStream>, text: &str) -> Result<String, String> {
+    let mut stream = stream.map_err(|error| error.to_string())?;
     let mut answer = String::new();
     stream.write_all(text.as_bytes()).map_err(|error| error.to_string())?;
     stream.shutdown(Shutdown::Write).map_err(|error| error.to_string())?;

@@ -2,9 +2,11 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
+
+use crate::net::connect_from;
 
 /// One answer, read to its end.
 #[derive(Debug, Clone)]
@@ -50,7 +52,18 @@ impl Connection {
     /// # Errors
     /// The address refuses.
     pub fn open_patient(to: SocketAddr, silence: Duration) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(20))?;
+        Self::over(TcpStream::connect_timeout(&to, Duration::from_secs(20))?, silence)
+    }
+
+    /// Connects from an address of this machine; reads end after ten seconds of silence.
+    ///
+    /// # Errors
+    /// The address is not ours, or the other one refuses.
+    pub fn open_from(from: IpAddr, to: SocketAddr) -> std::io::Result<Self> {
+        Self::over(connect_from(from, to, Duration::from_secs(20))?, Duration::from_secs(10))
+    }
+
+    fn over(stream: TcpStream, silence: Duration) -> std::io::Result<Self> {
         stream.set_read_timeout(Some(silence))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::new() })

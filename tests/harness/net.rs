@@ -1,9 +1,13 @@
-//! Addresses of loopback that no two clusters share, whatever else runs on this machine.
+//! Addresses of loopback that no two clusters share, whatever else runs on this machine, and connections from them.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
+
+use socket2::{Domain, Socket, Type};
 
 /// The host and the port of each net that say that it is taken.
 const MARK: (u8, u16) = (250, 15_999);
@@ -39,6 +43,14 @@ impl Net {
     pub(crate) fn address(&self, host: u8) -> Ipv4Addr {
         address(self.octets, host)
     }
+}
+
+/// A connection from one of this machine's addresses.
+pub(crate) fn connect_from(from: IpAddr, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect_timeout(&to.into(), patience)?;
+    Ok(socket.into())
 }
 
 fn address([second, third]: [u8; 2], host: u8) -> Ipv4Addr {

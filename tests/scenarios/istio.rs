@@ -2,11 +2,13 @@
 //! back and what arrives is what Istio says. Read in place; skips with a message where the corpus is absent.
 
 mod applicability;
+mod authz;
 mod edge;
 mod egress;
 mod mesh;
 mod scenario;
 mod sidecar;
+mod tables;
 
 use std::{
     collections::BTreeMap,

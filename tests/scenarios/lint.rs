@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{skein, virtual_service};
 
-fn lint(folder: &Path, more: &[&str]) -> Output {
+pub(crate) fn lint(folder: &Path, more: &[&str]) -> Output {
     let output = skein().command().args(["policy", "lint"]).arg(folder).args(more).env("HOME", folder).output();
     let output = output.expect("skein can be started");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

@@ -9,7 +9,7 @@ use std::{
 use crate::tasks::apart::Apart;
 
 /// Names that the configuration writes (nodes of the mesh): a handful.
-pub(super) static NODES: Resolver = Resolver::new("names of nodes", 2);
+pub(super) static NODES: Resolver = Resolver::new("names of nodes", 4);
 
 /// Looks names up on so many threads.
 #[derive(Debug)]

@@ -47,8 +47,10 @@ pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
     let minimal = Minimal { node: name.clone(), trust_domain: args.trust_domain.clone(), advertise: None };
     let config = config::ensure(&ctx.config_file(), &minimal)?;
     // In the home of the user whom a node runs as, the mesh's keys would lie within the node's state.
-    let command =
-        format!("init {} --operator DIR, where DIR is a new folder that this user may make", args.trust_domain);
+    let command = format!(
+        "init {} --operator DIR, with this command's other flags; DIR is a new folder that this user may make",
+        args.trust_domain
+    );
     let state = ctx.state(&config, &command)?;
     init::check_free(&state)?;
 

@@ -185,7 +185,7 @@ async fn restore(dir: &std::path::Path, ctx: &Context) -> Result<()> {
     ctx.output.show(&value, || {
         format!(
             "{}: bundle.pem and mesh.toml of {}, as {} says\n\
-             genesis {}: the same at every node of the mesh (`skein operator restore` at another one prints it)\n",
+             genesis {}: the same at every node of the mesh (`skein operator restore` of a new folder at another one prints it)\n",
             dir.display(),
             mesh.trust_domain,
             mesh.node,

@@ -23,7 +23,7 @@ impl Directory {
     pub fn known(&self) -> Result<Known> {
         toml::from_str(&self.public(MESH)?).map_err(|error| {
             Error::new("bad_config", format!("{}: {}", self.path.join(MESH).display(), error.message()))
-                .hint("restore the file that `skein init` wrote")
+                .hint("move it away: `skein operator restore DIR` on the machine of a running node writes another one")
         })
     }
 
@@ -51,20 +51,28 @@ impl Directory {
         self.write(MESH, format!("# Written by skein, refreshed by every call.\n{text}").as_bytes(), 0o644)
     }
 
-    /// Writes what a node says of its mesh beside the keys that lie here, which stay as they are.
+    /// Writes what a node says of its mesh beside the keys that lie here, which stay as they are. What was proved before stays, too.
     ///
     /// # Errors
-    /// `wrong_trust_domain` if what lies here is of another mesh; or it cannot be written.
+    /// `wrong_trust_domain` if what lies here is of another mesh, `unverified_node` if it is of a later RoleSet; or it cannot be written.
     pub fn restore(&self, mesh: &api::Mesh) -> Result<()> {
         let dir = self.path.display();
         let other = |what: String| {
             Error::new("wrong_trust_domain", format!("{what}, {} is a node of {}", mesh.node, mesh.trust_domain))
                 .hint("nothing was written; ask a node of the mesh that the keys are of")
         };
-        if let Some(known) = self.path.join(MESH).exists().then(|| self.known()).transpose()?
-            && known.genesis != mesh.genesis
-        {
+        let known = self.path.join(MESH).exists().then(|| self.known()).transpose()?;
+        if let Some(known) = known.as_ref().filter(|known| known.genesis != mesh.genesis) {
             return Err(other(format!("{dir}/{MESH} is of the mesh {} {}", known.trust_domain, known.genesis)));
+        }
+        if let Some(known) = known.as_ref().filter(|known| known.role_set > mesh.role_set) {
+            let Known { role_set, .. } = known;
+            let message = format!(
+                "{} knows RoleSets up to {}, and {dir}/{MESH} is of RoleSet {role_set}",
+                mesh.node, mesh.role_set
+            );
+            return Err(Error::new("unverified_node", message)
+                .hint("nothing was written; wait until the node has caught up, or do it at another one"));
         }
         let root = self.held(ROOT)?.and_then(|pem| bundle_from_pem(&pem).ok()?.into_iter().next());
         if let Some(named) = root.and_then(|der| trust_domain_of(&der)).filter(|named| *named != mesh.trust_domain) {
@@ -72,7 +80,8 @@ impl Directory {
         }
         self.make()?;
         self.write(BUNDLE, mesh.bundle.as_bytes(), 0o644)?;
-        self.store_known(&Known::told(mesh))
+        let told = Known::told(mesh);
+        self.store_known(&known.map_or_else(|| told.clone(), |known| Known { nodes: told.nodes.clone(), ..known }))
     }
 
     /// Keeps what a node says of the nodes there are; a directory that cannot be written stays as it is.
