@@ -96,7 +96,10 @@ impl Shared {
                 return;
             }
             ["broken", ..] => {
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf");
+                // More than lies on the way: when it is written its head is with the caller.
+                let half = vec![b'x'; 16 << 20];
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 * half.len());
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&half));
                 return;
             }
             _ => "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok".to_owned(),
