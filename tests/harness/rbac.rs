@@ -1,7 +1,7 @@
 //! Istio's documents of `authz` and the filters that Istio makes of them (`envoy-rbac-expected`), by Envoy's meaning of those.
 //!
-//! The filters' matchers are Envoy's and are read here by a few lines of their own. Names in the corpus that no certificate, host or
-//! path can bear are given ones that can, in documents and filters alike.
+//! The filters' matchers are Envoy's and are read here by a few lines of their own. Names in the corpus that no certificate, host,
+//! path or method can bear are given ones that can, in documents and filters alike.
 
 mod requests;
 
@@ -149,7 +149,10 @@ fn possible(text: &str) -> String {
     let text = pattern(r#"("|spiffe://)principals(\d)"#).replace_all(&text, "${1}td1/ns/principals$2/sa/a");
     let path = pattern(r#"(["/ ])rule\[(\d)\]-to\[(\d)\]-path\[(\d)\]"#);
     let text = path.replace_all(&text, "$1/rule$2-to$3-path$4");
-    pattern(r"\[(\d)\]").replace_all(&text, "$1").into_owned()
+    let text = pattern(r"\[(\d)\]").replace_all(&text, "$1");
+    let method = pattern(r#"([\s"*])(-?(?:\w+-)*method\d?(?:-\w+)*-?)([\s"*])"#);
+    let great = |found: &Captures<'_>| format!("{}{}{}", &found[1], found[2].to_ascii_uppercase(), &found[3]);
+    method.replace_all(&text, great).into_owned()
 }
 
 fn pattern(text: &str) -> Regex {
@@ -240,7 +243,7 @@ fn written(value: &Value) -> &str {
 fn only(value: &Value) -> (&str, &Value) {
     let object = value.as_object().unwrap_or_else(|| panic!("not a matcher: {value}"));
     let found = object.iter().find(|(key, _)| *key != "name" || object.len() == 1);
-    found.map_or_else(|| panic!("not a matcher: {value}"), |(key, inner)| (key, inner))
+    found.map_or_else(|| panic!("not a matcher: {value}"), |(key, inner)| (key.as_str(), inner))
 }
 
 /// Envoy's permissions and principals.

@@ -16,13 +16,14 @@ pub(super) fn services(tables: &Tables) -> Vec<String> {
     (0..tables.rows(TABLE).len()).map(|number| format!("default/{}", name(number))).collect()
 }
 
-/// Their rules. The rows say nothing of the cap: Istio's own lets the only endpoint be left out, too.
+/// Their rules. The rows say nothing of the cap, which would keep the only endpoint: all may be left out.
 pub(super) fn documents(tables: &Tables) -> String {
     let rule = |(number, row): (usize, &Value)| {
         let name = name(number);
+        let mut detection = row["cfg"].clone();
+        detection["maxEjectionPercent"] = 100.into();
         format!(
-            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: default}}\nspec: {{host: {name}, trafficPolicy: {{outlierDetection: {}}}}}\n---\n",
-            row["cfg"]
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: default}}\nspec: {{host: {name}, trafficPolicy: {{outlierDetection: {detection}}}}}\n---\n"
         )
     };
     tables.rows(TABLE).iter().enumerate().map(rule).collect()
