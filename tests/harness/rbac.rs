@@ -3,6 +3,7 @@
 //! The filters' matchers are Envoy's and are read here by a few lines of their own. Names in the corpus that no certificate, host,
 //! path or method can bear are given ones that can, in documents and filters alike.
 
+mod envoy;
 mod requests;
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
@@ -10,7 +11,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 use regex::{Captures, Regex};
 use serde_json::Value;
 
-pub use requests::requests;
+pub use {envoy::without_envoy, requests::requests};
 
 /// Documents and their filters; this mesh's trust domain and its other names, as in Istio's test.
 #[derive(Debug)]

@@ -53,6 +53,8 @@ const MOST: (usize, usize) = (40, 16);
 struct Prepared {
     case: &'static Case,
     documents: String,
+    /// As they came, if nodes refuse them for a condition that only Envoy could judge.
+    whole: Option<String>,
     asked: Vec<Asked>,
 }
 
@@ -83,7 +85,15 @@ fn real(case: &Case, text: &str) -> String {
 
 /// What is asked under a document, and how often something that the filters look at could not be.
 fn prepare(root: &Path, case: &'static Case, left_out: &mut BTreeMap<&'static str, usize>) -> Prepared {
-    let filters = case.filters(root, |text| real(case, text));
+    let given = real(case, &case.text(root));
+    let mut filters = case.filters(root, |text| real(case, text));
+    let (documents, whole) = match rbac::without_envoy(&given) {
+        None => (given, None),
+        Some(rest) => {
+            filters = filters.into_iter().map(rbac::Filter::without_envoy).collect();
+            (rest, Some(given))
+        }
+    };
     let called = stand_in(if case.is_http() { REQUESTS } else { CONNECTIONS });
     let odd = Request {
         principal: Some(format!("spiffe://{TRUST_DOMAIN}/ns/default/sa/caller")),
@@ -107,7 +117,7 @@ fn prepare(root: &Path, case: &'static Case, left_out: &mut BTreeMap<&'static st
     }
     let most = if case.is_http() { MOST.0 } else { MOST.1 };
     let asked = some_of(allowed, most).chain(some_of(refused, most)).collect();
-    Prepared { case, documents: real(case, &case.text(root)), asked }
+    Prepared { case, documents, whole, asked }
 }
 
 /// At most so many, from everywhere in the list.
@@ -212,6 +222,10 @@ impl Mesh {
     /// Asks everything under a document, and gives what differs from Istio's filters.
     fn check(&self, one: &Prepared) -> Vec<String> {
         let node = if one.case.is_http() { REQUESTS } else { CONNECTIONS };
+        if let Some(whole) = &one.whole {
+            let refused = self.cluster.push(NEAR, &self.placed(whole), &[]);
+            assert!(refused.code == 2 && refused.err.contains("experimental.envoy.filters"), "{refused:?}");
+        }
         let pushed = self.push(&self.placed(&(settings(one.case) + &one.documents)));
         self.backends.iter().for_each(Backend::forget);
         let before = self.counted(node);
@@ -291,6 +305,9 @@ fn whom_istios_filters_let_in_is_let_in() {
     let mut wrong = Vec::new();
     for one in &prepared {
         wrong.extend(mesh.check(one));
+        if one.whole.is_some() {
+            println!("authz {}: without the condition on a filter of Envoy's, refused by name", one.case.documents);
+        }
         let allowed = one.asked.iter().filter(|asked| asked.said.allowed).count();
         println!("authz {}: {allowed} let in, {} refused", one.case.documents, one.asked.len() - allowed);
     }
