@@ -6,7 +6,6 @@ mod ask;
 mod callers;
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
 };
@@ -21,7 +20,7 @@ use harness::{
 use regex::{Captures, Regex};
 
 use self::{
-    ask::{Asked, present},
+    ask::{Asked, Unmet, present},
     callers::Callers,
 };
 use crate::skein;
@@ -84,7 +83,7 @@ fn real(case: &Case, text: &str) -> String {
 }
 
 /// What is asked under a document, and how often something that the filters look at could not be.
-fn prepare(root: &Path, case: &'static Case, left_out: &mut BTreeMap<&'static str, usize>) -> Prepared {
+fn prepare(root: &Path, case: &'static Case, unmet: &mut Unmet) -> Prepared {
     let given = real(case, &case.text(root));
     let mut filters = case.filters(root, |text| real(case, text));
     let (documents, whole) = match rbac::without_envoy(&given) {
@@ -103,16 +102,12 @@ fn prepare(root: &Path, case: &'static Case, left_out: &mut BTreeMap<&'static st
     let of_nobody: Vec<Request> = wanted.iter().map(|one| Request { principal: None, ..one.clone() }).collect();
     let (mut allowed, mut refused) = (Vec::new(), Vec::new());
     for request in wanted.into_iter().chain(of_nobody) {
-        match present(request, &odd, case.is_http()) {
-            Err(reason) => *left_out.entry(reason).or_default() += 1,
-            Ok((request, way)) => {
-                let said = said(case, &filters, &request);
-                let of = if said.allowed { &mut allowed } else { &mut refused };
-                let asked = Asked { request, way, said };
-                if !of.contains(&asked) {
-                    of.push(asked);
-                }
-            }
+        let (request, way) = present(request, &odd, case.is_http(), unmet);
+        let said = said(case, &filters, &request);
+        let of = if said.allowed { &mut allowed } else { &mut refused };
+        let asked = Asked { request, way, said };
+        if !of.contains(&asked) {
+            of.push(asked);
         }
     }
     let most = if case.is_http() { MOST.0 } else { MOST.1 };
@@ -286,9 +281,8 @@ fn whom_istios_filters_let_in_is_let_in() {
     let Some(files) = super::files("authz") else { return };
     let root = harness::corpus::root().expect("its files were found");
     assert_eq!(rbac::unlisted(&root), Vec::<String>::new());
-    let mut left_out = BTreeMap::new();
-    let prepared: Vec<Prepared> =
-        CASES.iter().chain([&ASKING]).map(|case| prepare(&root, case, &mut left_out)).collect();
+    let mut unmet = Unmet::new();
+    let prepared: Vec<Prepared> = CASES.iter().chain([&ASKING]).map(|case| prepare(&root, case, &mut unmet)).collect();
     let mesh = start(&prepared);
     mesh.push(&mesh.placed(&(settings(&CASES[0]) + &mesh.callers.documents())));
     mesh.callers.wait_doors(&mesh.cluster);
@@ -312,8 +306,8 @@ fn whom_istios_filters_let_in_is_let_in() {
         println!("authz {}: {allowed} let in, {} refused", one.case.documents, one.asked.len() - allowed);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for (reason, count) in left_out {
-        println!("authz: {count} wishes not presented, {reason}");
+    for (reason, count) in unmet {
+        println!("authz: {count} times something cannot be presented here, {reason}");
     }
     let asked: usize = prepared.iter().map(|one| one.asked.len()).sum();
     let documents = files.keys().filter(|name| name.ends_with("-in")).count();
