@@ -218,6 +218,12 @@ impl NodeGrant {
     }
 }
 
+/// How long a certificate of this mesh lives from its issue on: what lies before, for clocks that are behind, is nobody's life.
+#[must_use]
+pub fn life(not_before: Millis, not_after: Millis) -> Millis {
+    not_after.saturating_sub(not_before.saturating_add(template::BACKDATING))
+}
+
 /// A node's own CA.
 #[derive(Debug)]
 pub struct NodeCa {
@@ -300,7 +306,7 @@ impl NodeCa {
 
     /// When the CA was certified, by its begin: that lies before for clocks that are behind.
     pub fn issued(&self) -> Millis {
-        self.validity.not_before.saturating_add(template::BACKDATING).min(self.validity.not_after)
+        self.validity.not_after - life(self.validity.not_before, self.validity.not_after)
     }
 
     /// End of the CA's validity.

@@ -159,6 +159,12 @@ impl<'a> Certificate<'a> {
         Validity { not_before: self.not_before, not_after: self.not_after }
     }
 
+    /// The subject's organization, where its name has one.
+    pub(crate) fn organization(&self) -> Option<String> {
+        let subject = &self.parsed.tbs_certificate.subject;
+        subject.iter_organization().next()?.as_str().ok().map(str::to_owned)
+    }
+
     /// SHA-256 of the SubjectPublicKeyInfo.
     pub(crate) fn key(&self) -> Digest {
         Digest::of(self.spki)

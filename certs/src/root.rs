@@ -107,6 +107,12 @@ pub fn root_key(root: &[u8]) -> Option<Digest> {
     Certificate::parse(root, Link::Root).ok().map(|root| root.key())
 }
 
+/// The mesh that a root's certificate names. None if it is no root's, or the name is so long that the certificate holds its beginning only.
+pub fn trust_domain_of(root: &[u8]) -> Option<TrustDomain> {
+    let organization = Certificate::parse(root, Link::Root).ok()?.organization()?;
+    TrustDomain::new(&organization).ok().filter(|name| name.as_str().len() < template::ORGANIZATION)
+}
+
 /// Writes certificates as PEM, e.g. `bundle.pem`.
 pub fn bundle_to_pem(certificates: &[Vec<u8>]) -> String {
     certificates.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect()
@@ -138,6 +144,17 @@ mod tests {
         assert!(matches!(Root::from_pem(&trust_domain, &mixed), Err(Error::Certificate(_))));
         assert!(Root::from_pem(&trust_domain, &bundle_to_pem(&[root.certificate()])).is_err());
         assert!(!format!("{root:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn a_root_names_its_mesh() {
+        let named = |length: usize| {
+            let label = format!("{}.example", "a".repeat(length - ".example".len()));
+            let trust_domain = TrustDomain::new(&label).unwrap();
+            trust_domain_of(&Root::generate(&trust_domain, NOW).certificate()).map(|found| found == trust_domain)
+        };
+        assert_eq!([12, 63, 64, 70].map(named), [Some(true), Some(true), None, None]);
+        assert_eq!(trust_domain_of(b"no certificate"), None);
     }
 
     #[test]

@@ -131,9 +131,11 @@ fn any(common_name: &str, organization: &str, validity: Validity) -> Certificate
     params
 }
 
-/// X.520 gives an organization 64 characters.
+/// Characters that X.520 gives an organization.
+pub(crate) const ORGANIZATION: usize = 64;
+
 fn organization(trust_domain: &TrustDomain) -> String {
-    trust_domain.as_str().chars().take(64).collect()
+    trust_domain.as_str().chars().take(ORGANIZATION).collect()
 }
 
 fn extension(grant: &Grant) -> CustomExtension {

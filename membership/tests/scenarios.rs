@@ -4,7 +4,7 @@ use membership::sim::{play::play, report::Report, scenario::Scenario};
 
 fn report(text: &str) -> Report {
     let scenario: Scenario = toml::from_str(text).expect("a scenario");
-    play(&scenario, None).expect("makes sense")
+    play(&scenario, None, &mut |_, _| {}).expect("makes sense")
 }
 
 const HEAD: &str = "nodes = 40\nlink = { delay = \"1ms\", jitter = \"1ms\" }\n";
@@ -210,7 +210,7 @@ fn what_makes_no_sense_among_zones_is_refused() {
         ("nodes = 5000\nduration = \"1s\"\n".to_owned(), "a larger mesh is `zones`"),
     ] {
         let scenario: Scenario = toml::from_str(&text).expect("a scenario");
-        let said = play(&scenario, None).expect_err("refused").to_string();
+        let said = play(&scenario, None, &mut |_, _| {}).expect_err("refused").to_string();
         assert!(said.contains(word), "{said}");
     }
 }

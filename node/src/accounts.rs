@@ -21,6 +21,11 @@ pub fn user(name: &str) -> Option<User> {
     user_in(&text("/etc/passwd"), name)
 }
 
+/// The name of the user with that id.
+pub fn name_of(uid: u32) -> Option<String> {
+    name_in(&text("/etc/passwd"), uid)
+}
+
 /// The id of the group of that name.
 pub fn group(name: &str) -> Option<Gid> {
     group_in(&text("/etc/group"), name)
@@ -38,6 +43,12 @@ fn user_in(text: &str, name: &str) -> Option<User> {
     let fields = line(text, name)?;
     let id = |at: usize| fields.get(at)?.parse().ok();
     Some(User { uid: Uid::from_raw(id(2)?), gid: Gid::from_raw(id(3)?), dir: PathBuf::from(fields.get(5)?) })
+}
+
+fn name_in(text: &str, uid: u32) -> Option<String> {
+    let lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let mut named = lines.filter(|fields| fields.get(2).is_some_and(|id| id.parse() == Ok(uid)));
+    named.next().map(|fields| fields[0].to_owned())
 }
 
 fn group_in(text: &str, name: &str) -> Option<Gid> {
@@ -58,6 +69,7 @@ mod tests {
         for name in ["an", "broken", "short", "", "bob"] {
             assert_eq!(user_in(PASSWD, name), None, "{name}");
         }
+        assert_eq!((name_in(PASSWD, 1000).as_deref(), name_in(PASSWD, 8)), (Some("ann"), None));
         assert_eq!(group_in("root:x:0:\nskein:x:990:ann,bob\n", "skein"), Some(Gid::from_raw(990)));
         assert_eq!(group_in("root:x:0:\n", "skein"), None);
     }

@@ -70,7 +70,7 @@ use crate::{
 
 /// Threads of the control runtime.
 const CONTROL_THREADS: usize = 2;
-/// Threads for the disk.
+/// Threads for the disk, and for nothing that another machine can hold up: see [`crate::tasks::apart`].
 const BLOCKING_THREADS: usize = 8;
 /// The longest that a starting node makes its applications wait until it knows the services beside it.
 const SETTLE: Duration = Duration::from_secs(1);

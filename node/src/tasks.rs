@@ -2,6 +2,8 @@
 //! panics before the node stops, stops the node; one that is kept begins again after a panic; the death of any other is logged.
 #![expect(clippy::disallowed_methods, reason = "this is the place that spawns for everybody else")]
 
+pub mod apart;
+
 use crate::lock::lock;
 use std::{
     collections::BTreeMap,
@@ -159,7 +161,8 @@ impl Tasks {
         Task { ending, abort: task.abort_handle() }
     }
 
-    /// Runs blocking work (disk, certificates by the hundred) beside the current runtime.
+    /// Runs blocking work (disk, certificates by the hundred) beside the current runtime. What another machine can hold up is not for
+    /// these threads: see [`apart`].
     pub fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         self.shared.tracker.spawn_blocking(work)
     }

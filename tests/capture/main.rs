@@ -9,6 +9,7 @@ mod place;
 #[expect(dead_code, reason = "of these servers only PostgreSQL is needed here")]
 #[path = "../databases/server.rs"]
 mod server;
+mod simulation;
 
 use std::{
     net::Ipv4Addr,

@@ -13,6 +13,8 @@ use std::{
 
 /// The header whose number the ledger counts.
 pub const NUMBER: &str = "x-number";
+/// The header whose number is the status that is answered, where a request has it.
+pub const STATUS: &str = "x-answer";
 
 /// How often each numbered request arrived, over all applications that share it.
 #[derive(Debug)]
@@ -126,10 +128,12 @@ fn serve(mut stream: TcpStream, answer: &[u8], shared: &Shared) {
         if let (Some(ledger), Some(number)) = (&shared.ledger, header(&buffer[..end], NUMBER)) {
             ledger.count(number);
         }
+        let asked = header(&buffer[..end], STATUS);
         buffer.copy_within(whole..filled, 0);
         filled -= whole;
         work(shared);
-        if shared.stop.load(Relaxed) || stream.write_all(answer).is_err() {
+        let other = asked.map(|status| format!("HTTP/1.1 {status} asked\r\ncontent-length: 0\r\n\r\n"));
+        if shared.stop.load(Relaxed) || stream.write_all(other.as_deref().map_or(answer, str::as_bytes)).is_err() {
             return;
         }
     }

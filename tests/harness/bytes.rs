@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
+
 use crate::{PATIENCE, net::connect_from};
 
 /// An application of bytes; it takes no further connection once it is dropped.
@@ -113,4 +115,18 @@ fn say_over(stream: std::io::Result<TcpStream>, text: &str) -> Result<String, St
     stream.shutdown(Shutdown::Write).map_err(|error| error.to_string())?;
     stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
     if answer.is_empty() { Err("nothing came".to_owned()) } else { Ok(answer) }
+}
+
+/// What a client of TLS says first: the name that it asks for, and what it wants to speak.
+///
+/// # Panics
+/// When `name` is no name.
+pub fn client_hello(name: &str, protocols: &[&str]) -> Vec<u8> {
+    let mut config = ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let mut session = ClientConnection::new(Arc::new(config), name).expect("a client");
+    let mut said = Vec::new();
+    session.write_tls(&mut said).expect("memory is writable");
+    said
 }

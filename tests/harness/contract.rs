@@ -45,6 +45,22 @@ pub const LISTINGS: &[&str] = &[
     "identity list",
 ];
 
+/// Lists of objects in what [`LISTINGS`] print that need a scenario of their own to have a row: the one that makes it calls `written`.
+pub const ROWS_ELSEWHERE: &[(&str, &str)] = &[
+    ("outliers", "outliers.rs"),
+    ("policy conflicts", "history.rs"),
+    ("policy plan.nodes", "plan.rs"),
+    ("policy plan.routes", "plan.rs"),
+    ("policy plan.workloads", "plan.rs"),
+    ("policy proposals", "proposals.rs"),
+    ("run.plaintext", "plaintext.rs"),
+    ("run.upstream", "tcp.rs"),
+    ("status.ejected", "outliers.rs"),
+    ("status.gateways", "gateway.rs"),
+    ("status.plaintext", "plaintext.rs"),
+    ("top.connections", "tcp.rs"),
+];
+
 /// What is written about each command.
 #[derive(Debug)]
 pub struct Contract {
@@ -133,6 +149,73 @@ impl Contract {
         each.unwrap_or_default().into_iter().map(|what| format!("`skein {line}`: {what}")).collect()
     }
 
+    /// The lists of objects in what a command printed, each by the name of its rows' type or else by the command and its place, with true
+    /// where there was a row to compare.
+    ///
+    /// # Panics
+    /// When nothing is written about the command.
+    pub fn lists(&self, line: &str, value: &Value) -> BTreeMap<String, bool> {
+        let command = self.command(line);
+        let (mut found, all) = (BTreeMap::new(), Type::Either(self.commands[command].clone()));
+        self.look(&all, value, command, &mut found);
+        found
+    }
+
+    fn look(&self, of: &Type, value: &Value, at: &str, found: &mut BTreeMap<String, bool>) {
+        match of {
+            Type::Any
+            | Type::Text
+            | Type::Time
+            | Type::Integer
+            | Type::Number
+            | Type::Boolean
+            | Type::Null
+            | Type::Word(_) => {}
+            Type::Named(name) => self.shapes.get(name).into_iter().for_each(|of| self.look(of, value, at, found)),
+            Type::Either(all) => {
+                let best = all.iter().min_by_key(|of| self.compare(of, value, "").len());
+                best.into_iter().for_each(|of| self.look(of, value, at, found));
+            }
+            Type::List(of) => {
+                let rows = value.as_array().map_or(&[][..], Vec::as_slice);
+                if self.is_object(of) {
+                    // A type that is named is compared once for all lists of it.
+                    let name = if let Type::Named(name) = &**of { name.as_str() } else { at };
+                    *found.entry(name.to_owned()).or_default() |= !rows.is_empty();
+                }
+                rows.iter().for_each(|row| self.look(of, row, at, found));
+            }
+            Type::Map(of) => {
+                let all = value.as_object().into_iter().flat_map(|all| all.values());
+                all.for_each(|one| self.look(of, one, at, found));
+            }
+            Type::Object(fields) => {
+                for field in self.flat(fields) {
+                    let inner = value.get(&field.name).into_iter();
+                    inner.for_each(|value| self.look(&field.of, value, &format!("{at}.{}", field.name), found));
+                }
+            }
+        }
+    }
+
+    fn is_object(&self, of: &Type) -> bool {
+        match of {
+            Type::Object(_) => true,
+            Type::Named(name) => self.shapes.get(name).is_some_and(|of| self.is_object(of)),
+            Type::Any
+            | Type::Text
+            | Type::Time
+            | Type::Integer
+            | Type::Number
+            | Type::Boolean
+            | Type::Null
+            | Type::Word(_)
+            | Type::List(_)
+            | Type::Map(_)
+            | Type::Either(_) => false,
+        }
+    }
+
     fn compare(&self, of: &Type, value: &Value, at: &str) -> Vec<String> {
         let wrong = |wanted: &str| vec![format!("{} is {}, not {wanted}", place(at), shortened(value))];
         let holds = |holds: bool, wanted: &str| if holds { Vec::new() } else { wrong(wanted) };
@@ -213,8 +296,8 @@ fn shortened(value: &Value) -> String {
     text.chars().take(60).collect()
 }
 
-/// `2026-01-02T03:04:05.678Z`; what stands after the seconds may be shorter.
-fn is_time(text: &str) -> bool {
+/// A time as the documentation writes it, `2026-01-02T03:04:05.678Z`; what stands after the seconds may be shorter.
+pub fn is_time(text: &str) -> bool {
     let form = "0000-00-00T00:00:00";
     let same = |(pattern, found): (char, char)| if pattern == '0' { found.is_ascii_digit() } else { pattern == found };
     text.len() > form.len() && text.ends_with('Z') && form.chars().zip(text.chars()).all(same)
@@ -384,6 +467,15 @@ mod tests {
         }
         assert_eq!(of.complaints("members", &json!({})).len(), 1);
         assert_eq!(of.complaints("members of", &json!({"name": "a", "state": "dead", "more": {"x": 0.5}})).len(), 1);
+    }
+
+    #[test]
+    fn a_list_without_a_row_was_not_compared() {
+        let of = contract();
+        let row = json!({"name": "a", "state": "dead"});
+        assert_eq!(of.lists("members", &json!([])), BTreeMap::from([("Member".to_owned(), false)]));
+        assert_eq!(of.lists("members", &json!([row])), BTreeMap::from([("Member".to_owned(), true)]));
+        assert_eq!(of.lists("members of a", &json!({"name": "a", "state": "dead", "more": {}})), BTreeMap::new());
     }
 
     #[test]

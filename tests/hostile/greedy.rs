@@ -1,6 +1,14 @@
 //! A member that wants more than its share of a node: links, and answers to what it asks on and on.
 
+use std::time::Duration;
+
+use certs::{codec, sign::Digest};
 use harness::{eventually, now};
+use membership::{
+    body::{Body, Policy},
+    message::Message,
+};
+use node::agent::wire::{BUCKET, BUCKETS, Buckets, FETCH, Fetched, Ids};
 
 use crate::gossip::{LIAR, scene};
 
@@ -45,9 +53,35 @@ fn who_asks_on_and_on_is_refused_and_answered_again_once_it_waits() {
         }
         let before = scene.liar.answers("web").0;
         scene.liar.ask("web", PING, 1);
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
         if scene.liar.answers("web").0 > before { Ok(()) } else { Err("refused".to_owned()) }
     });
+}
+
+#[test]
+fn who_announces_what_it_does_not_give_is_asked_for_it_ever_more_seldom() {
+    let mut scene = scene();
+    let nothing = Digest::of(b"nobody has it");
+    for (kind, reply) in [
+        (FETCH, codec::encode(&Fetched { changesets: Vec::new() })),
+        (BUCKETS, codec::encode(&Buckets { digests: vec![nothing; 256] })),
+        (BUCKET, codec::encode(&Ids { ids: vec![nothing] })),
+    ] {
+        scene.liar.reply("web", kind, reply);
+    }
+    let policy = Policy { digest: nothing, count: 1, recent: vec![nothing], applied: nothing, audit: (0, nothing) };
+    let records = scene.liar.publish(&Body::Policy(policy));
+    scene.liar.tell_one("web", &Message::Records(records));
+    eventually("it is asked, and asked again", || {
+        let asked = scene.liar.asked("web", FETCH);
+        if asked >= 6 { Ok(()) } else { Err(format!("{asked} times")) }
+    });
+    let before = scene.liar.asked("web", FETCH);
+    std::thread::sleep(Duration::from_secs(5));
+    let asked = scene.liar.asked("web", FETCH) - before;
+    assert!(asked < 20, "{asked} times in five seconds");
+    // What others push arrives all the same.
+    scene.unharmed();
 }
 
 #[test]

@@ -88,6 +88,9 @@ struct Link {
     heard: Vec<Message>,
     /// Replies and refusals that came.
     answers: (usize, usize),
+    /// How often it was asked what, and what it replies: nothing to other kinds.
+    asked: BTreeMap<u16, usize>,
+    replies: BTreeMap<u16, Vec<u8>>,
     closed: bool,
 }
 
@@ -164,6 +167,18 @@ impl Liar {
     /// Replies and refusals of one so far.
     pub(crate) fn answers(&self, of: &str) -> (usize, usize) {
         held(&self.links).get(of).map(|link| link.answers).unwrap_or_default()
+    }
+
+    /// From now on it replies so to what one asks of this kind.
+    pub(crate) fn reply(&self, to: &str, kind: u16, bytes: Vec<u8>) {
+        if let Some(link) = held(&self.links).get_mut(to) {
+            link.replies.insert(kind, bytes);
+        }
+    }
+
+    /// How often one has asked for this kind.
+    pub(crate) fn asked(&self, by: &str, kind: u16) -> usize {
+        held(&self.links).get(by).and_then(|link| link.asked.get(&kind).copied()).unwrap_or_default()
     }
 
     /// Says who it is and that it is up, with these services, to all whom it has a link with.
@@ -252,7 +267,9 @@ impl Liar {
             if TcpStream::connect(link.address).is_err() {
                 return;
             }
-            *link = Link::open(link.address, std::mem::take(&mut link.name), &self.leaf);
+            let (asked, replies) = (std::mem::take(&mut link.asked), std::mem::take(&mut link.replies));
+            let fresh = Link::open(link.address, std::mem::take(&mut link.name), &self.leaf);
+            *link = Link { asked, replies, ..fresh };
             link.say(&Message::Records(self.said.values().cloned().collect()).encode());
         }
         link.say(&message.encode());
@@ -291,8 +308,8 @@ fn held(links: &Arc<Mutex<BTreeMap<String, Link>>>) -> MutexGuard<'_, BTreeMap<S
 impl Link {
     fn open(address: SocketAddr, name: String, leaf: &Arc<CertifiedKey>) -> Link {
         let session = member(address, "skein-peer/1", &name, leaf);
-        let (rest, piece, heard, answers) = Default::default();
-        let mut link = Link { address, name, session, rest, piece, heard, answers, closed: false };
+        let (rest, piece, heard, answers, asked, replies) = Default::default();
+        let mut link = Link { address, name, session, rest, piece, heard, answers, asked, replies, closed: false };
         link.write(HELLO, &codec::encode(&Envelope { version: WIRE_VERSION, kind: 2, body: Vec::new() }));
         // A write that failed has closed it.
         let _ = link.session.sock.set_read_timeout(Some(LOOK));
@@ -304,6 +321,11 @@ impl Link {
     }
 
     fn write(&mut self, kind: u8, bytes: &[u8]) {
+        self.write_about(kind, 0, bytes);
+    }
+
+    /// `id` ties a reply to its request.
+    fn write_about(&mut self, kind: u8, id: u32, bytes: &[u8]) {
         let mut framed = Vec::new();
         let pieces = bytes.len().div_ceil(PIECE).max(1);
         for number in 0..pieces {
@@ -311,7 +333,7 @@ impl Link {
             let length = u16::try_from(piece.len()).expect("a piece is short");
             framed.extend([kind, u8::from(number + 1 < pieces)]);
             framed.extend(length.to_be_bytes());
-            framed.extend([0; 4]);
+            framed.extend(id.to_be_bytes());
             framed.extend(piece);
         }
         let written = self.session.write_all(&framed).and_then(|()| self.session.flush());
@@ -332,7 +354,7 @@ impl Link {
             }
             break;
         }
-        while let Some((kind, more, bytes)) = self.frame() {
+        while let Some((kind, more, id, bytes)) = self.frame() {
             match kind {
                 PING => self.write(PONG, &bytes),
                 URGENT | MESSAGE => {
@@ -342,6 +364,7 @@ impl Link {
                         self.hear(&whole);
                     }
                 }
+                REQUEST if !more => self.answer(id, &bytes),
                 REPLY if !more => self.answers.0 += 1,
                 REFUSAL => self.answers.1 += 1,
                 _ => {}
@@ -349,13 +372,22 @@ impl Link {
         }
     }
 
-    fn frame(&mut self) -> Option<(u8, bool, Vec<u8>)> {
+    fn answer(&mut self, id: u32, request: &[u8]) {
+        let Some((kind, _)) = request.split_first_chunk() else { return };
+        let kind = u16::from_be_bytes(*kind);
+        *self.asked.entry(kind).or_default() += 1;
+        if let Some(reply) = self.replies.get(&kind).cloned() {
+            self.write_about(REPLY, id, &reply);
+        }
+    }
+
+    fn frame(&mut self) -> Option<(u8, bool, u32, Vec<u8>)> {
         let (head, _) = self.rest.split_first_chunk::<HEAD>()?;
-        let [kind, more, high, low, ..] = *head;
+        let [kind, more, high, low, id @ ..] = *head;
         let end = HEAD + usize::from(u16::from_be_bytes([high, low]));
         let bytes = self.rest.get(HEAD..end)?.to_vec();
         self.rest.drain(..end);
-        Some((kind, more != 0, bytes))
+        Some((kind, more != 0, u32::from_be_bytes(id), bytes))
     }
 
     fn hear(&mut self, bytes: &[u8]) {

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 /// Messages that wait to be read; the browser waits for room.
 const EVENTS: usize = 10_000;
+/// Pixels of a picture's height.
+const TALLEST: f64 = 2_600.0;
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -59,6 +61,7 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log", "Network"] {
             browser.call(&format!("{domain}.enable"), json!({}));
         }
+        browser.call("Page.setLifecycleEventsEnabled", json!({"enabled": true}));
         browser
     }
 
@@ -105,7 +108,13 @@ impl Browser {
         self.events.clear();
         let opened = self.call("Page.navigate", json!({"url": url}));
         assert!(opened.get("errorText").is_none(), "{url}: {opened}");
-        let is_loaded = |event: &Value| event["method"] == "Page.loadEventFired";
+        // Of this page: that of the one before may still be on its way.
+        let is_loaded = |event: &Value| {
+            let params = &event["params"];
+            event["method"] == "Page.lifecycleEvent"
+                && params["name"] == "load"
+                && params["loaderId"] == opened["loaderId"]
+        };
         while !self.events.iter().any(is_loaded) {
             self.next(PATIENCE).unwrap_or_else(|| panic!("{url} is not loaded"));
         }
@@ -137,10 +146,14 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", scheme);
     }
 
-    /// A PNG of the window.
+    /// A PNG of the page, down to where it becomes very long.
     pub(crate) fn picture(&mut self) -> Vec<u8> {
         use base64::Engine as _;
-        let taken = self.call("Page.captureScreenshot", json!({"format": "png"}));
+        let whole = self.call("Page.getLayoutMetrics", json!({}))["cssContentSize"].clone();
+        let height = whole["height"].as_f64().expect("a height").min(TALLEST);
+        let clip = json!({"x": 0, "y": 0, "width": whole["width"], "height": height, "scale": 1});
+        let params = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
+        let taken = self.call("Page.captureScreenshot", params);
         let text = taken["data"].as_str().expect("a picture");
         base64::engine::general_purpose::STANDARD.decode(text).expect("base64")
     }

@@ -69,9 +69,29 @@ metadata: {name: default}
 spec: {accessLogFile: /dev/stdout}
 ";
 
+/// A word of the difference that [`World::changeset`] made.
+pub(crate) const LONG_DIFFERENCE: &str = "timeout: 2s";
+
+/// A document of some length, each of whose rules has this timeout.
+fn long(timeout: &str) -> String {
+    let rule = |number| {
+        format!(
+            "  - match: [{{uri: {{prefix: /long/{number}/}}, headers: {{x-a-header-with-a-name-of-some-length: {{exact: \"a value of some length, too, without any place to break: {}\"}}}}}}]\n    \
+             timeout: {timeout}\n    route: [{{destination: {{host: reviews}}}}]\n",
+            "x".repeat(80)
+        )
+    };
+    let rules: String = (0..120).map(rule).collect();
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: long, namespace: shop}}\nspec:\n  hosts: [long.example]\n  http:\n{rules}"
+    )
+}
+
 /// The mesh, and who calls in it until it is dropped.
 pub(crate) struct World {
     cluster: Cluster,
+    /// What changed a document of some length in many places.
+    pub(crate) changeset: String,
     stop: Arc<AtomicBool>,
     callers: Vec<JoinHandle<()>>,
     _echo: Echo,
@@ -115,13 +135,16 @@ impl World {
             cluster.wait_endpoints(&format!("shop/{service}"), count);
         }
         cluster.push("web", POLICY, &["--wait", "all"]).expect_code(0);
+        cluster.push("web", &long("1s"), &["--wait", "all"]).expect_code(0);
+        let pushed = cluster.push("web", &long("2s"), &["--wait", "all"]).expect_code(0).json();
+        let changeset = pushed["changeset"].as_str().expect("an id").to_owned();
         for (node, backend) in [("one", 1), ("two", 1)] {
             cluster.node(node).backends[backend].answer_with(500);
         }
         cluster.node("two").backends[2].delay(Duration::from_millis(200));
         let stop = Arc::new(AtomicBool::new(false));
         let callers = callers(&cluster, &stop);
-        Self { cluster, stop, callers, _echo: echo }
+        Self { cluster, changeset, stop, callers, _echo: echo }
     }
 
     /// Where two of the nodes are asked whom to scrape.

@@ -1,8 +1,9 @@
 //! The limits of a connection pool, as in Istio's task on circuit breaking.
 
 use harness::{eventually, http};
+use serde_json::json;
 
-use crate::{reviews, traffic_policy};
+use crate::{reviews, traffic_policy, written};
 
 #[test]
 fn what_is_too_much_is_refused_at_once() {
@@ -42,4 +43,19 @@ fn what_is_too_much_is_refused_at_once() {
     assert!(metrics.contains("response_flags=\"UO\"") && metrics.contains("skein_pool_overflows_total"), "{metrics}");
     assert!(cluster.json("web", &["outliers"]).as_array().is_some_and(Vec::is_empty), "a limit is nobody's failure");
     assert_eq!(http::get(outbound, "reviews", "/").expect("an answer").status, 200);
+    // An operator sees where: in the listing, as a table too, and on the service's page.
+    let listed = cluster.json("web", &["services", "shop/reviews"]);
+    written("services", &listed);
+    let overflows = listed[0]["overflows"].as_array().expect("rows");
+    let wanted = json!({"caller": "shop/web", "cluster": "outbound|9080||reviews.shop.svc.cluster.local", "limit": "pending",
+        "under_way": 0, "met": 4});
+    assert!(overflows.contains(&wanted), "{listed}");
+    assert!(cluster.on("web", &["services"]).expect_code(0).out.contains("pending 4"));
+    let admin = cluster.node("web").address("admin");
+    let page = http::get(admin, "localhost", "/services/shop/reviews").expect("a page").text();
+    assert!(page.contains("Limits that were met") && page.contains("pending"), "{page}");
+    assert!(
+        cluster.json("reviews-v1", &["services", "shop/reviews"])[0].get("overflows").is_none(),
+        "of its own calls"
+    );
 }

@@ -1,12 +1,17 @@
 //! What `-o json` prints of every command, beside what `node/docs/json.md` says of it: no field goes, none changes its type.
 
-use std::{collections::BTreeSet, os::unix::fs::PermissionsExt as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
 use harness::{
     PATIENCE,
     cluster::{Cluster, Plan, Service},
-    contract::{Contract, LISTINGS},
+    contract::{Contract, LISTINGS, ROWS_ELSEWHERE, is_time},
     eventually, http,
+    telling::Telling,
 };
 use serde_json::Value;
 
@@ -42,12 +47,17 @@ struct Compared<'c> {
     contract: Contract,
     cluster: &'c Cluster,
     seen: BTreeSet<String>,
+    /// Lists of objects that were printed, and whether one had a row.
+    lists: BTreeMap<String, bool>,
     complaints: Vec<String>,
 }
 
 impl Compared<'_> {
     fn of(&mut self, line: &str, value: &Value) {
         self.complaints.extend(self.contract.complaints(line, value));
+        for (list, is_filled) in self.contract.lists(line, value) {
+            *self.lists.entry(list).or_default() |= is_filled;
+        }
         self.seen.insert(self.contract.command(line).to_owned());
     }
 
@@ -104,7 +114,8 @@ fn every_result_has_the_fields_that_are_written() {
     let mut cluster = cluster();
     let [init, join] = begun(&mut cluster);
     let contract = Contract::read();
-    let mut all = Compared { contract, cluster: &cluster, seen: BTreeSet::new(), complaints: Vec::new() };
+    let (seen, lists, complaints) = Default::default();
+    let mut all = Compared { contract, cluster: &cluster, seen, lists, complaints };
     all.of("init", &init);
     all.of("join", &join);
     all.of("run", &cluster.node("web").running.as_ref().expect("it runs").ready);
@@ -117,6 +128,7 @@ fn every_result_has_the_fields_that_are_written() {
         assert!(value.as_array().is_some_and(|rows| !rows.is_empty()), "{line}: {value}");
     }
     look(&mut all);
+    watched(&mut all);
     trust(&mut all);
     end(&mut all);
     assert!(all.complaints.is_empty(), "{:#?}", all.complaints);
@@ -124,6 +136,31 @@ fn every_result_has_the_fields_that_are_written() {
     let missing: Vec<&str> = all.contract.commands().filter(|command| !all.seen.contains(*command)).collect();
     let missing: Vec<&str> = missing.into_iter().filter(|command| !elsewhere(command)).collect();
     assert_eq!(missing, [""; 0], "nobody compares what these print");
+    // An empty list is of every shape.
+    let elsewhere = |list: &str| ROWS_ELSEWHERE.iter().any(|(known, _)| *known == list);
+    let empty =
+        all.lists.iter().filter(|(list, is_filled)| !**is_filled && !elsewhere(list)).map(|(list, _)| list.as_str());
+    assert_eq!(empty.collect::<Vec<_>>(), [""; 0], "nobody compares a row of these");
+    for (list, file) in ROWS_ELSEWHERE {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios").join(file));
+        let command = list.split('.').next().unwrap_or(list);
+        let written = format!("written(\"{command}");
+        assert!(text.is_ok_and(|text| text.contains(&written)), "{file} compares no row of {list}");
+    }
+}
+
+/// What is watched is what is listed, with the time at which it was so.
+fn watched(all: &mut Compared<'_>) {
+    for (line, list) in [("members", Some("members")), ("status", None)] {
+        let watch = Telling::start(all.cluster, "web", &[line, "--watch", "-o", "json"]);
+        watch.until("a line", |lines| !lines.is_empty());
+        let mut told: Value = serde_json::from_str(&watch.out()[0]).expect("JSON");
+        let object = told.as_object_mut().expect("an object");
+        let time = object.remove("observed_at");
+        assert!(time.as_ref().and_then(Value::as_str).is_some_and(is_time), "{line}: {time:?}");
+        let value = list.map_or_else(|| told.clone(), |list| told[list].clone());
+        all.of(line, &value);
+    }
 }
 
 /// What changes the mesh, and requests, so that there is something to look at.
@@ -132,6 +169,11 @@ fn change(all: &mut Compared<'_>) {
     for line in ["policy lint FILE", "policy plan FILE", "policy push FILE --dry-run", "policy push FILE --wait all"] {
         all.with("web", line, "routes.yaml", &routes);
     }
+    // Of a document that is valid and means nothing there is a row in `problems`.
+    let never =
+        virtual_service("  - match: [{uri: {exact: '/a?b'}}]\n    route:\n    - destination: {host: reviews}\n");
+    let warned = all.with("web", "policy lint FILE", "never.yaml", &never);
+    assert!(warned[0]["problems"].as_array().is_some_and(|problems| !problems.is_empty()), "{warned}");
     all.with("web", "policy push FILE --wait all", "limit.yaml", LIMIT);
     all.run("web", "grant v1 shop/extra --wait all");
     all.with("v1", "service add FILE", "extra.toml", EXTRA);
@@ -171,6 +213,7 @@ fn trust(all: &mut Compared<'_>) {
     let made = all.run("web", &format!("operator new {}", all.cluster.path().join("ann").display()));
     all.run("web", &format!("operator add ann {} --recovery", made["public_key"].as_str().expect("a key")));
     all.run("web", "operator remove ann --recovery");
+    all.run("web", &format!("operator restore {}", all.cluster.path().join("restored").display()));
     all.run("web", "ca promote v1");
     all.run("web", "ca renew v1");
     let request = all.cluster.on("v1", &["ca", "csr"]).expect_code(0).out;

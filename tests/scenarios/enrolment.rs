@@ -16,6 +16,44 @@ fn reviews() -> Plan {
 }
 
 #[test]
+fn where_a_token_leads_is_said_before_and_after() {
+    let mut cluster = mesh_of_one();
+    let invited = cluster.on("first", &["invite", "second", "--no-service", "-o", "json"]).expect_code(0);
+    let at = invited.json()["addresses"][0].as_str().expect("an address").to_owned();
+    assert!(invited.err.contains(&format!("second will call first at {at}")), "{invited:?}");
+    // The whole mesh is on this machine, as its configuration says.
+    assert!(!invited.err.contains("warning"), "{invited:?}");
+    let token = invited.json()["token"].as_str().expect("a token").to_owned();
+    cluster.kill("first");
+    cluster.prepare_only("second", &Plan::default());
+    let refused = cluster.join_with("second", &token);
+    assert!(refused.err.contains(&at) && refused.err.contains("[mesh] advertise at first"), "{refused:?}");
+}
+
+#[test]
+fn root_is_told_who_may_join_in_a_directory_of_the_nodes_user() {
+    if !nix::unistd::geteuid().is_root() {
+        // Nobody else is refused for that reason.
+        return;
+    }
+    let mut cluster = mesh_of_one();
+    let token = cluster.invite("second", &reviews(), &[]);
+    cluster.prepare_only("second", &reviews());
+    let data = cluster.node("second").dir.join("data");
+    std::fs::create_dir_all(&data).expect("it is ours");
+    std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("it is ours");
+    std::os::unix::fs::chown(&data, Some(1), None).expect("root may");
+    let config = cluster.node("second").config().to_string_lossy().into_owned();
+    let refused = cluster.join_with("second", &token);
+    let wanted = format!("sudo -u daemon skein --config {config} join");
+    assert!(refused.err.contains("key_permissions") && refused.err.contains(&wanted), "{refused:?}");
+    // Nothing is amiss there, and a look changes nothing.
+    let found = cluster.on("second", &["check", "-o", "json"]).json().to_string();
+    assert!(!found.contains("key_permissions"), "{found}");
+    assert_eq!(std::fs::read_dir(&data).expect("it is there").count(), 0);
+}
+
+#[test]
 fn a_token_works_once() {
     let mut cluster = mesh_of_one();
     let token = cluster.invite("second", &reviews(), &[]);

@@ -11,7 +11,7 @@ use harness::{
     http::{self, Connection},
 };
 
-use crate::skein;
+use crate::{skein, written};
 
 /// Istio's name for it, so that its pages' documents work as they are.
 pub(crate) fn ingress() -> Service {
@@ -61,6 +61,7 @@ pub(crate) fn at(cluster: &Cluster, port: u16) -> SocketAddr {
 pub(crate) fn opened(cluster: &Cluster, port: u16) -> String {
     eventually(&format!("port {port} is open"), || {
         let status = cluster.json("edge", &["status"]);
+        written("status", &status);
         let open = status["gateways"].as_array().into_iter().flatten().find(|door| door["port"] == port);
         open.and_then(|door| Some(door["protocol"].as_str()?.to_owned())).ok_or_else(|| status.to_string())
     })

@@ -64,3 +64,22 @@ fn a_port_is_one_services() {
     );
     assert_eq!(http::get(at(&cluster, 8080), "a.org", "/").expect("an answer").status, 200);
 }
+
+#[test]
+fn each_port_of_documents_has_one_of_its_own() {
+    let edge = Plan { gateway: "ports = { 80 = 8080, 81 = 8080 }".to_owned(), ..Plan::with([ingress()]) };
+    let plans = [("edge", edge), ("shop", Plan::with([Service::version("shop/cart", "v1")]))];
+    let cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(harness::PATIENCE);
+    cluster.wait_endpoints("shop/cart", 1);
+    let server = |port: u16| {
+        format!("{{port: {{number: {port}, name: http-{port}, protocol: HTTP}}, hosts: [at-{port}.example.com]}}")
+    };
+    let documents =
+        [gateway("both", &format!("{}, {}", server(80), server(81))), routes("cart", "both", "'*.example.com'", CART)];
+    cluster.push("shop", &documents.concat(), &["--wait", "all"]).expect_code(0);
+    assert_eq!(opened(&cluster, 80), "http");
+    told(&cluster, &["Gateway shop/both: port 81 is not opened, for", ":8080 is port 80 already", "[gateway] ports"]);
+    let status = |host: &str| http::get(at(&cluster, 8080), host, "/").expect("an answer").status;
+    assert_eq!((status("at-80.example.com"), status("at-81.example.com")), (200, 404));
+}

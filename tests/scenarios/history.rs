@@ -7,7 +7,7 @@ use harness::{
 };
 use serde_json::Value;
 
-use crate::{reviews, skein, subsets, virtual_service};
+use crate::{reviews, skein, subsets, virtual_service, written};
 
 fn with_timeout(timeout: &str) -> String {
     virtual_service(&format!("  - timeout: {timeout}\n    route:\n    - destination: {{host: reviews}}\n"))
@@ -124,7 +124,9 @@ fn pushes_on_two_sides_of_a_partition_are_shown_and_settled() {
             if conflicts.as_array().map(Vec::len) == Some(1) { Ok(()) } else { Err(conflicts.to_string()) }
         });
     }
-    let conflict = cluster.json("one", &["policy", "conflicts"])[0].clone();
+    let conflicts = cluster.json("one", &["policy", "conflicts"]);
+    written("policy conflicts", &conflicts);
+    let conflict = conflicts[0].clone();
     assert_eq!((&conflict["conflict"], &conflict["name"]), (&Value::from("values"), &Value::from("reviews")));
     let values = conflict["values"].as_array().expect("a list");
     assert_eq!(values.len(), 2, "{conflict}");

@@ -9,7 +9,7 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-use crate::skein;
+use crate::{skein, written};
 
 fn mesh() -> Cluster {
     let account = |name: &str, account: &str| Service { account: account.to_owned(), ..Service::client(name) };
@@ -136,6 +136,8 @@ fn a_watch_tells_what_is_counted() {
     watch.until("it begins", |lines| counted(lines) == (Some(0), Some(0)));
     assert_eq!(admitted(&cluster, "web", "/few", 5), 3);
     watch.until("what was counted since", |lines| counted(lines) == (Some(3), Some(2)));
+    let last: Value = watch.out().last().and_then(|line| serde_json::from_str(line).ok()).expect("a line");
+    written("limits", &last["limits"]);
 }
 
 /// Three nodes that keep a limit together, and a caller that chooses among them by a header.

@@ -40,6 +40,7 @@ mod plan;
 mod policy;
 mod proposals;
 mod push;
+mod recovery;
 mod restart;
 mod rotation;
 mod routing;

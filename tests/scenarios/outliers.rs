@@ -5,7 +5,7 @@ use harness::{
     eventually, http,
 };
 
-use crate::{reviews, skein, traffic_policy};
+use crate::{reviews, skein, traffic_policy, written};
 
 #[test]
 fn who_fails_is_left_out_shown_and_taken_back() {
@@ -30,6 +30,7 @@ fn who_fails_is_left_out_shown_and_taken_back() {
     // By two workers, of which each may have begun a request before the other's failure counted.
     assert!((2..=3).contains(&failed), "{failed} of 20");
     let rows = cluster.json("web", &["outliers"]);
+    written("outliers", &rows);
     let row = &rows[0];
     for (field, value) in [
         ("service", "shop/reviews"),
@@ -41,6 +42,9 @@ fn who_fails_is_left_out_shown_and_taken_back() {
         assert_eq!(row[field], value, "{rows}");
     }
     assert!(row["witnesses"].is_array() && row["until"].as_str().is_some_and(|until| until.ends_with('Z')), "{row}");
+    let mesh = cluster.json("web", &["status", "--mesh"]);
+    assert_eq!(mesh["ejected"][0]["endpoint"], "reviews-v2/shop/reviews", "{mesh}");
+    written("status --mesh", &mesh);
     let endpoints = cluster.json("web", &["endpoints"]);
     let of = |node: &str| endpoints.as_array().expect("rows").iter().find(|row| row["node"] == node).cloned();
     assert_eq!(of("reviews-v2").expect("a row")["outlier"], "ejected");

@@ -408,7 +408,12 @@ fn tunnels_lead_to_ports_of_bytes_and_nowhere_else() {
     ] {
         assert_eq!(connect(target, target).0, Ok(refused), "{target}");
     }
-    assert_eq!(connect("db.example.com:5432", "other.example.com:5432").0, Ok(400));
+    for host in ["db.example.com", "DB.example.com.:5432"] {
+        assert_eq!(connect("db.example.com:5432", host).0, Ok(200), "{host}");
+    }
+    for host in ["other.example.com:5432", "other.example.com", "db.example.com:443"] {
+        assert_eq!(connect("db.example.com:5432", host).0, Ok(400), "{host}");
+    }
     drop(echo);
     eventually("a tunnel to nobody", || match connect("db.example.com:5432", "db.example.com:5432").0 {
         Ok(503) => Ok(()),

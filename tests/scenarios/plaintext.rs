@@ -38,6 +38,7 @@ fn ask(port: SocketAddr, headers: &[(&str, &str)]) -> Answer {
 fn told(cluster: &Cluster) -> Value {
     let status = cluster.json("reviews", &["status"]);
     written("status", &status);
+    written("run", &cluster.node("reviews").running.as_ref().expect("it runs").ready);
     assert_eq!(status["plaintext"].as_array().map(Vec::len), Some(1), "{status}");
     status["plaintext"][0].clone()
 }

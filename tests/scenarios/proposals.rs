@@ -65,6 +65,7 @@ fn a_proposal_holds_with_the_last_signature_and_not_before() {
         (1, &json!(id), &Value::Null),
         "{waiting:?}"
     );
+    written("policy proposals", &Value::from(waiting));
     assert_eq!(versions(&cluster, "web"), 0, "it is not in effect");
     let noted = |kind: &str, subject: &str| {
         let events = cluster.json("web", &["events"]);

@@ -1,6 +1,9 @@
 //! What an operator sees: pages, requests of the whole mesh, events, whom Prometheus should scrape, checks.
 
-use std::io::Read as _;
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
 
 use harness::{
     PATIENCE,
@@ -130,6 +133,7 @@ fn every_node_shows_the_whole_mesh() {
         ("skein_members{state=\"alive\"}", " 3"),
         ("skein_endpoints{service=\"shop/reviews\"", "health=\"healthy\"} 2"),
         ("skein_certificate_expiry_timestamp_seconds{certificate=\"node_ca\"}", " "),
+        ("skein_certificate_life_seconds{certificate=\"node_ca\"}", " "),
         ("process_open_fds", " "),
         ("skein_policy_apply_seconds_bucket{le=\"+Inf\"}", " "),
         ("skein_membership_waiting", " "),
@@ -169,6 +173,44 @@ fn every_node_shows_the_whole_mesh() {
     let targets = cluster_targets(&cluster, "web");
     let nodes: Vec<&str> = targets.iter().filter_map(|target| target["labels"]["node"].as_str()).collect();
     assert_eq!(nodes, ["v1", "web"], "a node that was never asked while it lived is not known: {targets:?}");
+}
+
+/// What meets the node's own limits is no DestinationRule's, and has no other place where it is told.
+#[test]
+fn what_happens_on_the_mesh_port_is_counted() {
+    let cluster = reviews(&["v1"]);
+    assert_eq!(http::get(cluster.node("web").outbound(), "reviews", "/").expect("an answer").status, 200);
+    let mut stranger = TcpStream::connect(cluster.node("web").address("mesh")).expect("it listens");
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("it is open");
+    let counted = |text: &str, series: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.and_then(|value| value.parse::<f64>().ok()).ok_or_else(|| format!("no {series} in\n{text}"))
+    };
+    eventually("both are counted", || {
+        let text = page(&cluster, "web", "/metrics").text();
+        for limit in ["requests", "waiting", "streams", "connections", "descriptors"] {
+            assert_eq!(counted(&text, &format!("skein_mesh_overflows_total{{limit=\"{limit}\"}}"))?, 0.0);
+        }
+        for counter in [
+            "skein_mesh_dials_total{result=\"tcp\"}",
+            "skein_mesh_dials_total{result=\"failed\"}",
+            "skein_mesh_udp_blocked_total",
+            "skein_mesh_accepted_total",
+            "skein_mesh_address_proofs_total",
+            "skein_mesh_refusals_total",
+            "skein_mesh_renewed_connections_total",
+            "skein_mesh_revoked_connections_total",
+        ] {
+            counted(&text, counter)?;
+        }
+        let happened = ["skein_mesh_dials_total{result=\"quic\"}", "skein_mesh_handshake_failures_total"];
+        let counts = happened.map(|series| counted(&text, series));
+        if counts.iter().all(|count| count.as_ref().is_ok_and(|count| *count > 0.0)) {
+            Ok(())
+        } else {
+            Err(format!("{counts:?}"))
+        }
+    });
 }
 
 fn cluster_targets(cluster: &Cluster, node: &str) -> Vec<Value> {

@@ -13,7 +13,7 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-use crate::skein;
+use crate::{skein, written};
 
 const PORT: u16 = 9000;
 
@@ -98,6 +98,7 @@ fn told_of(cluster: &Cluster) {
         let rows = top["connections"].as_array().cloned().unwrap_or_default();
         let to_one = |row: &&Value| row["service"] == "shop/tcp-echo" && row["to"]["version"] == "v1";
         let row = rows.iter().find(to_one).cloned().ok_or_else(|| top.to_string())?;
+        written("top", &top);
         if row["open"] == 1 && row["security"] == "mutual_tls" { Ok(row) } else { Err(row.to_string()) }
     };
     let row = eventually("the open connection is told of", told);
@@ -115,6 +116,7 @@ fn told_of(cluster: &Cluster) {
 #[test]
 fn connections_are_shifted_judged_and_told_of() {
     let world = World::start();
+    written("run", &world.cluster.node("web").running.as_ref().expect("it runs").ready);
     assert_eq!(world.answers(20).len(), 2, "without a route both serve");
     let to = |subset: &str| format!("{{destination: {{host: tcp-echo, port: {{number: 9000}}, subset: {subset}}}");
     // Istio's task "TCP traffic shifting": everybody gets v1, then a fifth v2.
@@ -127,6 +129,7 @@ fn connections_are_shifted_judged_and_told_of() {
     assert!((3..=45).contains(&twos), "{twos} of 100 where 20 are due");
 
     let explained = world.cluster.json("web", &["explain", "tcp://tcp-echo.shop:9000", "--from", "shop/default"]);
+    written("explain", &explained);
     assert_eq!(explained["document"], "VirtualService shop/tcp-echo");
     assert_eq!(explained["rule"], "tcp[0]");
     assert_eq!(explained["cluster"], "outbound|9000|v1|tcp-echo.shop.svc.cluster.local");
@@ -161,6 +164,7 @@ fn connections_are_shifted_judged_and_told_of() {
         assert_eq!(denied[key], value, "{key} in {denied}");
     }
     let explained = world.cluster.json("web", &["explain", "tcp://tcp-echo.shop:9000", "--from", "shop/default"]);
+    written("explain", &explained);
     assert_eq!(explained["authorization"]["verdict"], "deny", "{explained}");
     assert_eq!(world.echoes["v1"].connections(), before);
     world

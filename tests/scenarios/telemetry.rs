@@ -137,6 +137,11 @@ fn refusals_the_last_lines_and_what_only_the_caller_can_tell() {
     push(&cluster, &config("/dev/stdout"));
     let direct = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews, namespace: shop}\nspec: {hosts: [reviews], http: [{name: told, match: [{uri: {prefix: /told}}], directResponse: {status: 410}}, {route: [{destination: {host: reviews}}]}]}\n";
     push(&cluster, direct);
+    let mut tunnel = http::Connection::open(cluster.node("web").outbound()).expect("it listens");
+    tunnel.send(b"CONNECT nobody:443 HTTP/1.1\r\nhost: nobody:443\r\n\r\n").expect("it is open");
+    assert_eq!(tunnel.answer(true).map(|answer| answer.status), Ok(404));
+    let refused = line(&cluster, "web", "connection_termination_details\":\"route_not_found");
+    assert_eq!((&refused["response_flags"], &refused["response_code"]), (&json!("NR"), &json!(0)), "{refused}");
     assert_eq!(status(&cluster, "reviews", "/told"), 410);
     let told = line(&cluster, "web", "/told");
     assert_eq!((&told["route_name"], &told["response_code_details"]), (&json!("told"), &json!("direct_response")));

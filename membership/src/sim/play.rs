@@ -35,20 +35,29 @@ const RUNS: u64 = 10;
 /// Addresses that a starting node is configured with.
 const SEEDS: usize = 3;
 
-/// Plays a scenario. `cpu` gives the CPU time of this process in microseconds, if somebody wants it measured.
+/// Plays a scenario. `cpu` gives the CPU time of this process in microseconds, if somebody wants it measured; `tell` hears again and
+/// again how much of the virtual time has passed, and how much there is of it in all.
 ///
 /// # Errors
 /// What is wrong with the scenario.
-pub fn play(scenario: &Scenario, cpu: Option<&dyn Fn() -> u64>) -> Result<Report, ScenarioError> {
+pub fn play(
+    scenario: &Scenario,
+    cpu: Option<&dyn Fn() -> u64>,
+    tell: &mut dyn FnMut(Millis, Millis),
+) -> Result<Report, ScenarioError> {
     scenario.check()?;
+    let each = scenario.duration.0;
     if scenario.zones > 1 {
-        return Ok(zones::play(scenario, cpu));
+        return Ok(zones::play(scenario, cpu, tell));
     }
-    let once = |scenario: &Scenario| Play::new(scenario).run(scenario, cpu, &mut |_, _| {});
+    let mut once = |scenario: &Scenario, before: u64, runs: u64| {
+        Play::new(scenario).run(scenario, cpu, &mut |_, now| tell(before * each + now, runs * each))
+    };
     if scenario.repair != Repair::Chitchat {
-        return Ok(once(scenario));
+        return Ok(once(scenario, 0, 1));
     }
-    let runs = (0..RUNS).map(|more| once(&Scenario { seed: scenario.seed.wrapping_add(more), ..scenario.clone() }));
+    let seeded = |more| Scenario { seed: scenario.seed.wrapping_add(more), ..scenario.clone() };
+    let runs = (0..RUNS).map(|run| once(&seeded(run), run, RUNS));
     Ok(Report::of_runs(runs.collect()).expect("there were several"))
 }
 

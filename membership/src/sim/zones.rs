@@ -48,16 +48,24 @@ struct Told {
 type News = BTreeMap<u64, u64>;
 
 /// Plays all zones, one after the other; the report is that of the first, with what became of its news.
-pub(super) fn play(scenario: &Scenario, cpu: Option<&dyn Fn() -> u64>) -> Report {
+pub(super) fn play(scenario: &Scenario, cpu: Option<&dyn Fn() -> u64>, tell: &mut dyn FnMut(Millis, Millis)) -> Report {
     let mut home = Home::new(scenario);
     let first = scenario.zone(0);
-    let mut report = Play::new(&first).run(&first, cpu, &mut |network, now| home.look(network, now));
+    let each = scenario.duration.0;
+    let all = each * scenario.zones as u64;
+    let mut report = Play::new(&first).run(&first, cpu, &mut |network, now| {
+        home.look(network, now);
+        tell(now, all);
+    });
     let Home { told, news, .. } = &home;
     let mut abroad = Abroad { waits: 0, took: Vec::new(), deceived: 0 };
     for zone in 1..scenario.zones {
         let scenario = scenario.zone(zone);
         let mut reader = Reader::new(told, &scenario);
-        let other = Play::new(&scenario).run(&scenario, None, &mut |network, now| reader.look(network, now));
+        let other = Play::new(&scenario).run(&scenario, None, &mut |network, now| {
+            reader.look(network, now);
+            tell(each * zone as u64 + now, all);
+        });
         reader.end(news, &mut abroad);
         report.false_deaths += other.false_deaths;
         report.false_suspicions += other.false_suspicions;

@@ -10,7 +10,10 @@ use certs::id::NodeId;
 use membership::view::View;
 use policy::history::State;
 
-use super::state_dir::{ADDRESSES, StateDir};
+use super::{
+    resolver::NODES,
+    state_dir::{ADDRESSES, StateDir},
+};
 use crate::lock::lock;
 
 /// Addresses that are kept of one node.
@@ -84,7 +87,7 @@ impl Addresses {
         };
         for address in &self.fixed {
             // A name that cannot be resolved now may be known at the next attempt.
-            all.extend(tokio::net::lookup_host(address).await.into_iter().flatten());
+            all.extend(NODES.host_and_port(address).await.into_iter().flatten());
         }
         let mut once = BTreeSet::new();
         all.retain(|address| once.insert(*address));

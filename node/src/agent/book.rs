@@ -1,5 +1,7 @@
 //! The set of changesets, in memory and on disk: nothing is seen before it is durable.
 
+mod refusals;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -22,9 +24,8 @@ use super::{
     error::{Error, fail, internal},
     store::{AuditHead, Judgement, Store},
 };
-
-/// Refusals of peers' bytes that one minute adds to the audit chain; a peer must not fill the disk with its mistakes.
-const REFUSALS_A_MINUTE: usize = 60;
+use crate::clock::Uptime;
+use refusals::Refusals;
 
 /// The changesets that this node holds.
 pub struct Book {
@@ -37,17 +38,21 @@ struct Shelf {
     /// In order of arrival: references come before what refers to them.
     order: Vec<ChangesetId>,
     trust_domain: TrustDomain,
-    minute: Millis,
-    refusals: usize,
+    refusals: Refusals,
     /// Changesets that only a new RoleSet could make acceptable: they are not fetched again before.
     rejected: BTreeSet<ChangesetId>,
     /// Changesets over a quota of sync: until when they are not fetched again.
-    delayed: BTreeMap<ChangesetId, Millis>,
+    delayed: BTreeMap<ChangesetId, Uptime>,
+    /// By peer changesets of which it gave a copy that does not hold (yet): until when they are not fetched from that one again. Others
+    /// are asked at once.
+    spoilt: BTreeMap<String, BTreeMap<ChangesetId, Uptime>>,
 }
 
 /// Rejected and delayed changesets that are remembered; beyond, they are fetched and judged again.
 const REJECTED: usize = 4096;
-/// How long what is over a quota is left alone.
+/// Spoilt ones of one peer.
+const SPOILT: usize = 256;
+/// How long what is over a quota is left alone, and a copy that does not hold, milliseconds.
 const DELAY: Millis = 60_000;
 
 /// What became of changesets that a peer gave.
@@ -95,10 +100,10 @@ impl Book {
             history,
             order,
             trust_domain: trust_domain.clone(),
-            minute: 0,
-            refusals: 0,
+            refusals: Refusals::default(),
             rejected: BTreeSet::new(),
             delayed: BTreeMap::new(),
+            spoilt: BTreeMap::new(),
         };
         Ok(Self { shelf: RwLock::new(shelf), store })
     }
@@ -128,13 +133,16 @@ impl Book {
         self.shelf.read().await.history.state(now)
     }
 
-    /// Which of these are not here and could be kept now.
-    pub async fn lacking(&self, ids: &[Digest], now: Millis) -> Vec<Digest> {
+    /// Which of these are not here and could be kept now, if that peer gives them.
+    pub async fn lacking(&self, ids: &[Digest], from: &NodeId, now: Uptime) -> Vec<Digest> {
         let shelf = self.shelf.read().await;
+        let nothing = BTreeMap::new();
+        let spoilt = shelf.spoilt.get(from.as_str()).unwrap_or(&nothing);
         let lacks = |id: &&Digest| {
             let id = ChangesetId(**id);
             let waits = shelf.delayed.get(&id).is_some_and(|until| now < *until);
-            !shelf.history.contains(&id) && !shelf.rejected.contains(&id) && !waits
+            let spoilt = spoilt.get(&id).is_some_and(|until| now < *until);
+            !shelf.history.contains(&id) && !shelf.rejected.contains(&id) && !waits && !spoilt
         };
         ids.iter().filter(lacks).copied().collect()
     }
@@ -247,6 +255,16 @@ impl Book {
         self.undisturbed(|book| book.store.audit_head()).await.unwrap_or(AuditHead::NONE)
     }
 
+    /// Says in the audit chain how many refusals found no room in it, if that is due.
+    pub async fn sum_up_refusals(self: &Arc<Self>, now: Millis) {
+        let told = self.undisturbed(move |book| {
+            book.refuse(&mut book.shelf.blocking_write(), Vec::new(), now);
+            Ok(())
+        });
+        // The node stops.
+        let _ = told.await;
+    }
+
     /// Keeps the first keys of nodes beside the changesets.
     pub async fn keep_known_keys(self: &Arc<Self>, keys: HashMap<NodeId, KnownKey>) {
         if let Err(error) = self.undisturbed(move |book| book.store.set_known_keys(&keys)).await {
@@ -276,10 +294,11 @@ impl Book {
             Ok(inserted) => {
                 self.keep(&mut shelf, &[&bytes], &[judgement(&bytes, from, now, None)], now)?;
                 shelf.order.push(inserted.id);
+                shelf.judge_anew(&[inserted.id]);
                 Ok(inserted.id)
             }
             Err(refused) => {
-                self.refuse(&mut shelf, &[judgement(&bytes, from, now, Some(&refused))], now);
+                self.refuse(&mut shelf, vec![judgement(&bytes, from, now, Some(&refused))], now);
                 Err(refusal(&refused))
             }
         }
@@ -307,7 +326,9 @@ impl Book {
                     if refused.is_final() && shelf.rejected.len() < REJECTED {
                         shelf.rejected.insert(id);
                     } else if refused.code() == Code::QuotaExceeded {
-                        shelf.delay(id, now);
+                        shelf.delay(id, Uptime::now());
+                    } else if !refused.is_final() {
+                        shelf.spoil(from, id, Uptime::now());
                     }
                     learned.refused.push((id, refused.to_string()));
                 }
@@ -316,17 +337,10 @@ impl Book {
         if !kept.is_empty() {
             self.keep(&mut shelf, &kept, &judgements, now)?;
             shelf.order.extend(&order);
-            // Of two RoleSets of one number the other may allow what the first did not; an approval may complete one.
-            let names_role_set = |id: &ChangesetId| {
-                let entry = shelf.history.get(&shelf.history.approves(id).unwrap_or(*id));
-                entry.is_some_and(|entry| entry.changeset.change(&DocumentId::role_set()).is_some())
-            };
-            if learned.fresh.iter().any(names_role_set) {
-                shelf.rejected.clear();
-            }
+            shelf.judge_anew(&learned.fresh);
         }
         if !refusals.is_empty() {
-            self.refuse(&mut shelf, &refusals, now);
+            self.refuse(&mut shelf, refusals, now);
         }
         Ok(learned)
     }
@@ -350,27 +364,48 @@ impl Book {
         })
     }
 
-    fn refuse(&self, shelf: &mut Shelf, judgements: &[Judgement], now: Millis) {
-        if now / 60_000 != shelf.minute {
-            (shelf.minute, shelf.refusals) = (now / 60_000, 0);
-        }
-        let room = REFUSALS_A_MINUTE - shelf.refusals;
-        let noted = &judgements[..judgements.len().min(room)];
-        shelf.refusals += noted.len();
+    fn refuse(&self, shelf: &mut Shelf, judgements: Vec<Judgement>, now: Millis) {
+        let uptime = Uptime::now();
+        let mut noted = shelf.refusals.admit(judgements, uptime);
+        noted.extend(shelf.refusals.summary(uptime, now));
         if noted.is_empty() {
             return;
         }
-        if let Err(error) = self.store.judge(noted) {
+        if let Err(error) = self.store.judge(&noted) {
             tracing::warn!(code = %error.code, "a refusal is not in the audit chain: {error}");
         }
     }
 }
 
 impl Shelf {
-    fn delay(&mut self, id: ChangesetId, now: Millis) {
+    fn delay(&mut self, id: ChangesetId, now: Uptime) {
         self.delayed.retain(|_, until| now < *until);
         if self.delayed.len() < REJECTED {
-            self.delayed.insert(id, now + DELAY);
+            self.delayed.insert(id, Uptime(now.0 + DELAY));
+        }
+    }
+
+    fn spoil(&mut self, from: &str, id: ChangesetId, now: Uptime) {
+        self.spoilt.retain(|_, of| {
+            of.retain(|_, until| now < *until);
+            !of.is_empty()
+        });
+        let of = self.spoilt.entry(from.to_owned()).or_default();
+        if of.len() < SPOILT {
+            of.insert(id, Uptime(now.0 + DELAY));
+        }
+    }
+
+    /// What was refused is judged anew if a RoleSet is among these.
+    fn judge_anew(&mut self, fresh: &[ChangesetId]) {
+        // Of two RoleSets of one number the other may allow what the first did not; an approval may complete one.
+        let names_role_set = |id: &ChangesetId| {
+            let entry = self.history.get(&self.history.approves(id).unwrap_or(*id));
+            entry.is_some_and(|entry| entry.changeset.change(&DocumentId::role_set()).is_some())
+        };
+        if fresh.iter().any(names_role_set) {
+            self.rejected.clear();
+            self.spoilt.clear();
         }
     }
 }

@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use certs::{id::NodeId, join::Chain, verify::Authority};
 use rand::seq::SliceRandom as _;
 
-use super::{addresses::Addresses, join::shown_policy, sync::Sync};
+use super::{addresses::Addresses, event, join::shown_policy, sync::Sync};
+use crate::clock::Uptime;
 
 /// How often a node looks whom it lacks.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -42,7 +43,7 @@ pub async fn run(sync: Arc<Sync>, addresses: Arc<Addresses>) {
         let state = sync.world.current().load().state.clone();
         let others = state.grants().values().any(|grant| !grant.retired && grant.node != *sync.node());
         let linked: BTreeSet<NodeId> = sync.links.all().iter().map(|link| link.peer().node.clone()).collect();
-        let refused = sync.links.refusers(sync.clock.now()).iter().any(|node| !linked.contains(node));
+        let refused = sync.links.refusers(Uptime::now()).iter().any(|node| !linked.contains(node));
         let lost = addresses.seen_but(&linked);
         if !others || (lost.is_empty() && !linked.is_empty()) {
             lacking = 0;
@@ -105,7 +106,7 @@ impl Sync {
         }
         if fresh > 0 {
             let what = format!("{fresh} changesets were learned from whoever listens at {from}");
-            self.events.note(self.clock.now(), "caught_up", from, what);
+            self.events.note(self.clock.now(), event::Kind::CaughtUp, from, what);
             self.apply().await;
             self.renew.notify_one();
         }

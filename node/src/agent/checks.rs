@@ -6,7 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use certs::codec::Millis;
 
-use crate::config::Check;
+use crate::{clock::Uptime, config::Check};
 
 pub use probe::probe;
 
@@ -26,7 +26,7 @@ pub struct Judge {
     fall: u32,
     state: State,
     /// When the state changed last, oldest first.
-    changes: VecDeque<Millis>,
+    changes: VecDeque<Uptime>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Judge {
     }
 
     /// Takes one result; gives the new state if it changed.
-    pub fn observe(&mut self, result: &Result<(), String>, now: Millis) -> Option<Changed> {
+    pub fn observe(&mut self, result: &Result<(), String>, now: Uptime) -> Option<Changed> {
         let next = match (self.state, result) {
             (State::Unknown, Ok(())) => return self.change(State::Healthy { failures: 0 }, "first check passed", now),
             (State::Unknown, Err(why)) => return self.change(State::Unhealthy { successes: 0 }, why, now),
@@ -77,13 +77,13 @@ impl Judge {
     }
 
     /// Falling stays as quick as it is; who flaps must hold longer before it counts as risen.
-    fn rise_needed(&self, now: Millis) -> u32 {
-        let recent = self.changes.iter().filter(|at| **at + FLAP_WINDOW_MS > now).count();
+    fn rise_needed(&self, now: Uptime) -> u32 {
+        let recent = self.changes.iter().filter(|at| at.0 + FLAP_WINDOW_MS > now.0).count();
         let factor = u32::try_from(recent.saturating_sub(FLAPS_FREE)).unwrap_or(MOST_DAMPING) + 1;
         self.rise.saturating_mul(factor.min(MOST_DAMPING))
     }
 
-    fn change(&mut self, state: State, reason: &str, now: Millis) -> Option<Changed> {
+    fn change(&mut self, state: State, reason: &str, now: Uptime) -> Option<Changed> {
         self.state = state;
         self.changes.push_back(now);
         if self.changes.len() > FLAPS_FREE + MOST_DAMPING as usize {
@@ -120,35 +120,35 @@ mod tests {
 
     #[test]
     fn the_first_result_decides() {
-        assert!(judge(3, 3).observe(&Ok(()), 1).unwrap().healthy);
-        let fallen = judge(3, 3).observe(&bad(), 1).unwrap();
+        assert!(judge(3, 3).observe(&Ok(()), Uptime(1)).unwrap().healthy);
+        let fallen = judge(3, 3).observe(&bad(), Uptime(1)).unwrap();
         assert_eq!(fallen, Changed { healthy: false, reason: "connection refused".into() });
     }
 
     #[test]
     fn it_falls_after_fall_and_rises_after_rise_in_a_row() {
         let mut judge = judge(2, 3);
-        assert!(judge.observe(&Ok(()), 0).is_some());
-        assert!(judge.observe(&bad(), 0).is_none());
-        assert!(judge.observe(&bad(), 0).is_none());
-        assert!(judge.observe(&Ok(()), 0).is_none());
-        assert!(judge.observe(&bad(), 0).is_none());
-        assert!(judge.observe(&bad(), 0).is_none());
-        assert!(!judge.observe(&bad(), 0).unwrap().healthy);
-        assert!(judge.observe(&Ok(()), 0).is_none());
-        assert!(judge.observe(&bad(), 0).is_none());
-        assert!(judge.observe(&Ok(()), 0).is_none());
-        assert!(judge.observe(&Ok(()), 0).unwrap().healthy);
+        assert!(judge.observe(&Ok(()), Uptime(0)).is_some());
+        assert!(judge.observe(&bad(), Uptime(0)).is_none());
+        assert!(judge.observe(&bad(), Uptime(0)).is_none());
+        assert!(judge.observe(&Ok(()), Uptime(0)).is_none());
+        assert!(judge.observe(&bad(), Uptime(0)).is_none());
+        assert!(judge.observe(&bad(), Uptime(0)).is_none());
+        assert!(!judge.observe(&bad(), Uptime(0)).unwrap().healthy);
+        assert!(judge.observe(&Ok(()), Uptime(0)).is_none());
+        assert!(judge.observe(&bad(), Uptime(0)).is_none());
+        assert!(judge.observe(&Ok(()), Uptime(0)).is_none());
+        assert!(judge.observe(&Ok(()), Uptime(0)).unwrap().healthy);
     }
 
     #[test]
     fn who_flaps_must_hold_longer_until_a_quiet_minute_has_passed() {
         let mut judge = judge(1, 1);
         for turn in 0..10 {
-            judge.observe(&if turn % 2 == 0 { Ok(()) } else { bad() }, turn);
+            judge.observe(&if turn % 2 == 0 { Ok(()) } else { bad() }, Uptime(turn));
         }
-        assert!(judge.rise_needed(10) > 1);
-        assert_eq!(judge.rise_needed(10 + FLAP_WINDOW_MS), 1);
+        assert!(judge.rise_needed(Uptime(10)) > 1);
+        assert_eq!(judge.rise_needed(Uptime(10 + FLAP_WINDOW_MS)), 1);
     }
 
     proptest! {
@@ -158,11 +158,11 @@ mod tests {
             let mut last = None;
             for (at, good) in results.into_iter().enumerate() {
                 let result = if good { Ok(()) } else { bad() };
-                if let Some(changed) = judge.observe(&result, at as Millis) {
+                if let Some(changed) = judge.observe(&result, Uptime(at as Millis)) {
                     prop_assert_ne!(Some(changed.healthy), last);
                     last = Some(changed.healthy);
                 }
-                prop_assert!(judge.rise_needed(at as Millis) <= 2 * MOST_DAMPING);
+                prop_assert!(judge.rise_needed(Uptime(at as Millis)) <= 2 * MOST_DAMPING);
             }
         }
     }

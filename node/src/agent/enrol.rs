@@ -33,12 +33,13 @@ use self::bounds::Bounds;
 use super::{
     book::Book,
     error::internal,
+    event,
     exchange::{receive, send},
     identity::{Identity, millis},
     rollback::Rollback,
     store::{Judgement, Spent},
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, Uptime};
 
 /// A joiner's first word comes within this time.
 const HELLO_PATIENCE: Duration = Duration::from_secs(3);
@@ -86,7 +87,7 @@ impl Enrolment {
 
     /// Serves one joiner. `exporter` is this session's.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S, exporter: &[u8], remote: SocketAddr) {
-        let visit = match self.bounds.enter(remote.ip(), self.clock.now()) {
+        let visit = match self.bounds.enter(remote.ip(), Uptime::now()) {
             Ok(visit) => visit,
             Err(when) => {
                 let busy = JoinRefusal::new("too_many_requests", format!("too many enrolments {when}"));
@@ -118,7 +119,12 @@ impl Enrolment {
         }
         let chain = self.chain().await;
         if let Some(refused) = too_large(&chain) {
-            self.note("token_refused", self.identity.node(), &format!("{} asks to join", remote.ip()), &refused);
+            self.note(
+                event::Kind::TokenRefused,
+                self.identity.node(),
+                &format!("{} asks to join", remote.ip()),
+                &refused,
+            );
             return send(stream, &Message::Refusal(refused)).await;
         }
         send(stream, &Message::Chain(chain)).await?;
@@ -126,7 +132,11 @@ impl Enrolment {
             Message::Prove(request) => {
                 let redeemed = self.redeem(&request, exporter, remote).await;
                 redeemed.inspect_err(|refused| {
-                    let kind = if refused.code == "token_spent" { "token_reused" } else { "token_refused" };
+                    let kind = if refused.code == "token_spent" {
+                        event::Kind::TokenReused
+                    } else {
+                        event::Kind::TokenRefused
+                    };
                     self.note(
                         kind,
                         &request.node,
@@ -139,7 +149,12 @@ impl Enrolment {
                 let renewed = self.renew(&request, exporter).await;
                 renewed.inspect_err(|refused| {
                     let node = request.claims().map_or_else(|| "nobody".to_owned(), |node| node.to_string());
-                    self.note("renewal_refused", &node, &format!("{} asks to renew {node}", remote.ip()), refused);
+                    self.note(
+                        event::Kind::RenewalRefused,
+                        &node,
+                        &format!("{} asks to renew {node}", remote.ip()),
+                        refused,
+                    );
                 })
             }
             Message::Hello(_) | Message::Chain(_) | Message::Reply(_) | Message::Refusal(_) => {
@@ -173,9 +188,9 @@ impl Enrolment {
     }
 
     /// Says for people that somebody was refused. Whoever reaches the port can have this said, so it is not said for each try.
-    fn note(&self, kind: &'static str, node: impl ToString, who: &str, refused: &JoinRefusal) {
+    fn note(&self, kind: event::Kind, node: impl ToString, who: &str, refused: &JoinRefusal) {
         let now = self.clock.now();
-        if let Some(more) = self.bounds.tells(kind, now) {
+        if let Some(more) = self.bounds.tells(kind.word(), Uptime::now()) {
             let more = if more == 0 { String::new() } else { format!(" ({more} more since the last one)") };
             self.rollback.events.note(now, kind, node, format!("{who}: {}{more}", refused.message));
         }
@@ -194,7 +209,7 @@ impl Enrolment {
             return Err(JoinRefusal::new("token_invalid", format!("{} was not invited by a token", grant.node)));
         };
         let now = self.clock.now();
-        self.hear(request, (&grant.node, &hash), remote.ip(), now)?;
+        self.hear(request, (&grant.node, &hash), remote.ip())?;
         let spent = self.token(hash).await?;
         let wrong = match &spent {
             Some(Spent::Burnt) => {
@@ -217,7 +232,7 @@ impl Enrolment {
                         remote.ip(),
                         grant.node
                     );
-                    self.rollback.events.note(now, "token_burnt", &grant.node, what);
+                    self.rollback.events.note(now, event::Kind::TokenBurnt, &grant.node, what);
                 }
                 return Err(refused);
             }
@@ -311,7 +326,7 @@ impl Enrolment {
         }
         self.set_token(*hash, spent.clone(), Spent::Burnt, None).await?;
         let what = format!("the token of {} is older than a backup of this enroller's disk: it is burnt", grant.node);
-        self.rollback.events.note(self.clock.now(), "token_burnt", &grant.node, what);
+        self.rollback.events.note(self.clock.now(), event::Kind::TokenBurnt, &grant.node, what);
         Err(JoinRefusal::new(
             "token_spent",
             format!("{} lost what it knew of the token; invite again in half a minute", self.identity.node()),
@@ -320,14 +335,8 @@ impl Enrolment {
 
     /// Refuses who does not hold the secret of an invite. That is a stranger's word: it is held against its address alone, for else
     /// anybody who reaches this port could take an invite away from its guest.
-    fn hear(
-        &self,
-        request: &JoinRequest,
-        (node, invite): (&NodeId, &Digest),
-        from: IpAddr,
-        now: Millis,
-    ) -> Result<(), JoinRefusal> {
-        if self.bounds.is_deaf(invite, from, now) {
+    fn hear(&self, request: &JoinRequest, (node, invite): (&NodeId, &Digest), from: IpAddr) -> Result<(), JoinRefusal> {
+        if self.bounds.is_deaf(invite, from, Uptime::now()) {
             let message = format!("too many wrong tokens for {node} came from this address; try again in ten minutes");
             return Err(JoinRefusal::new("too_many_requests", message));
         }
@@ -335,7 +344,7 @@ impl Enrolment {
             return Ok(());
         }
         tracing::warn!(%node, %from, "somebody without its token asks for an invite");
-        self.bounds.guessed(invite, from, now);
+        self.bounds.guessed(invite, from, Uptime::now());
         Err(JoinRefusal::new("token_invalid", format!("not the latest token of {node}")))
     }
 

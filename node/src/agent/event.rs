@@ -13,6 +13,10 @@ use certs::{codec::Millis, id::NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+mod kind;
+
+pub use kind::Kind;
+
 /// Events of one node that are kept, and that a slow watcher may lag behind. Beyond that goes the oldest of the kind of which there is
 /// most: a flood of one kind pushes out no other.
 pub const KEPT: usize = 512;
@@ -34,7 +38,7 @@ pub const AHEAD: Millis = 300_000;
 pub struct Noted {
     /// When, as the mesh tells the time: see [`Events::note`]; Unix milliseconds.
     pub at: Millis,
-    /// A stable word: `member_alive`, `member_dead`, `policy_applied`, `health`, ...
+    /// The word of a [`Kind`]; a node of another version may know further ones.
     pub kind: String,
     /// Whom or what it concerns: a node, an endpoint, a changeset.
     pub subject: String,
@@ -94,8 +98,9 @@ impl Events {
 
     /// Notes an event and tells those who watch. `at` is this machine's time; what is kept is the mesh's, so that what nodes whose clocks
     /// differ noted stands in the order in which it happened, and what this node noted one after the other in that order, too.
-    pub fn note(&self, at: Millis, kind: &'static str, subject: impl ToString, message: impl Into<String>) {
+    pub fn note(&self, at: Millis, kind: Kind, subject: impl ToString, message: impl Into<String>) {
         let (subject, message) = (cut(&subject.to_string()), cut(&message.into()));
+        let kind = kind.word();
         tracing::info!(kind, subject, "{message}");
         *lock(&self.counts).entry(kind).or_default() += 1;
         let mut recent = lock(&self.recent);
@@ -264,15 +269,15 @@ mod tests {
         let events = Events::default();
         let times = |events: &Events| events.recent().iter().map(|noted| noted.at).collect::<Vec<_>>();
         for at in [NOW, NOW, NOW - 5] {
-            events.note(at, "health", "x", "");
+            events.note(at, Kind::Health, "x", "");
         }
         assert_eq!(times(&events), [NOW, NOW + 1, NOW + 2], "one after the other");
         events.set_ahead(-200);
-        events.note(NOW + 10, "health", "x", "");
+        events.note(NOW + 10, Kind::Health, "x", "");
         events.set_ahead(-40_000);
-        events.note(NOW + 20, "health", "x", "");
+        events.note(NOW + 20, Kind::Health, "x", "");
         events.set_ahead(40_000);
-        events.note(NOW + 40_030, "health", "x", "");
+        events.note(NOW + 40_030, Kind::Health, "x", "");
         assert_eq!(times(&events)[3..], [NOW + 10, NOW + 40_020, NOW + 30], "what was measured counts from then on");
     }
 
@@ -281,7 +286,7 @@ mod tests {
         let events = Events::default();
         let mut watcher = events.watch();
         for at in 0..=KEPT as u64 {
-            events.note(at, "health", "x", "");
+            events.note(at, Kind::Health, "x", "");
         }
         assert_eq!(events.recent().len(), KEPT);
         assert_eq!(events.recent()[0].at, 1);
@@ -292,15 +297,15 @@ mod tests {
     #[test]
     fn a_flood_of_one_kind_pushes_out_no_other() {
         let events = Events::default();
-        events.note(1, "policy_applied", "first", "");
+        events.note(1, Kind::PolicyApplied, "first", "");
         for at in 0..KEPT as u64 {
-            let kind = if at % 3 == 0 { "ejected" } else { "member_suspect" };
+            let kind = if at % 3 == 0 { Kind::EndpointEjected } else { Kind::MemberSuspect };
             events.note(10 + at, kind, at, "");
         }
-        events.note(NOW, "member_dead", "x", "");
+        events.note(NOW, Kind::MemberDead, "x", "");
         let of = |noted: &[Noted], kind: &str| noted.iter().filter(|one| one.kind == kind).count();
         let check = |noted: &[Noted]| {
-            let counts = ["policy_applied", "member_dead", "ejected"].map(|kind| of(noted, kind));
+            let counts = ["policy_applied", "member_dead", "endpoint_ejected"].map(|kind| of(noted, kind));
             assert_eq!((noted.len(), counts), (KEPT, [1, 1, KEPT.div_ceil(3)]), "the greatest share alone shrinks");
             assert!(noted.iter().any(|one| one.subject == "first") && noted.is_sorted_by_key(|one| one.at));
             let oldest = noted.iter().find(|one| one.kind == "member_suspect").unwrap();
@@ -326,7 +331,7 @@ mod tests {
     fn what_was_noted_before_is_remembered_within_the_same_bound() {
         let before = (0..KEPT as u64 + 5).map(|at| noted(at, "x")).collect();
         let events = Events::remembering(before, Others::default());
-        events.note(9_999, "health", "y".repeat(TEXT + 9), "");
+        events.note(9_999, Kind::Health, "y".repeat(TEXT + 9), "");
         let recent = events.recent();
         assert_eq!((recent.len(), recent[0].at), (KEPT, 6));
         assert!(recent[KEPT - 1].is_sound(9_999), "an honest node cuts its own");

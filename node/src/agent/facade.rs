@@ -30,7 +30,7 @@ use policy::{
 };
 use tokio::sync::watch;
 
-pub use enroller::{ENROLLER_EARLY, EnrollerRequest};
+pub use enroller::{ENROLLER_EARLY, EnrollerRequest, NO_ENROLLER};
 
 use super::{
     drift::Measured,
@@ -45,7 +45,7 @@ use super::{
     sync::Sync,
 };
 use crate::{
-    clock::monotonic,
+    clock::{Uptime, monotonic},
     config::{self, Config, Service, SpeakerName},
     secrets::Secrets,
     snapshot::{Snapshot, Trouble},
@@ -101,6 +101,8 @@ pub struct IdentityFacts {
     pub handed: Vec<LeafFacts>,
     /// End of the enroller CA, where this node has one.
     pub enroller: Option<Millis>,
+    /// How long that lives from its issue on.
+    pub enroller_life: Option<Millis>,
 }
 
 /// One leaf.
@@ -292,7 +294,7 @@ impl Agent {
         }
         troubles.extend(self.withdrawn(&facts.ca_chain));
         troubles.extend(self.root_trouble(now));
-        troubles.extend(self.enroller_trouble(facts.enroller, now));
+        troubles.extend(self.enroller_trouble(facts.enroller.zip(facts.enroller_life), now));
         troubles.extend(self.inner.sync.stale().map(|silent| {
             let message =
                 format!("less than half of the mesh was heard for {} min: policy may be old", silent.as_secs() / 60);
@@ -304,7 +306,7 @@ impl Agent {
         troubles.extend(self.inner.not_reloaded.load().as_deref().cloned());
         troubles.extend(self.inner.group_troubles.load().iter().map(doors::told));
         troubles.extend(self.troubles_beyond());
-        troubles.extend(refused(&self.inner.sync.links.refusers(now)));
+        troubles.extend(refused(&self.inner.sync.links.refusers(Uptime::now())));
         troubles
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use certs::{
-    ca::{CaKey, Enroller, Leaf, NodeCa},
+    ca::{CaKey, Enroller, Leaf, NodeCa, life},
     codec::Millis,
     id::{NodeId, ServiceAccount, SpiffeId, Subject, TrustDomain},
     root::{bundle_from_pem, bundle_to_pem},
@@ -279,6 +279,7 @@ impl Identity {
             uid: None,
         };
         let handed = lock(&self.handed);
+        let enroller = self.enroller.load();
         IdentityFacts {
             id: self.own(),
             ca_chain: ca.chain().to_vec(),
@@ -286,7 +287,8 @@ impl Identity {
             ca_not_after: ca.not_after(),
             leafs: held.values().map(leaf).collect(),
             handed: handed.facts(now).collect(),
-            enroller: self.enroller.load().as_ref().map(|enroller| enroller.not_after()),
+            enroller: enroller.as_ref().map(|enroller| enroller.not_after()),
+            enroller_life: enroller.as_ref().map(|enroller| life(enroller.not_before(), enroller.not_after())),
         }
     }
 }

@@ -172,7 +172,8 @@ pub async fn renew_lapsed(
             return Err(fail(
                 "not_an_enroller",
                 message,
-                "name an enroller in [mesh] peers: `skein members` shows them",
+                "name an enroller in [mesh] peers: `skein members` marks them; if all are lost for good, `skein ca promote NODE` \
+                 with root.key makes another",
             ));
         }
         let exporter = stream.exporter(EXPORTER_JOIN).map_err(|e| failed(&e))?;
@@ -358,7 +359,13 @@ fn unreachable(token: &Token, error: &dyn std::fmt::Display) -> Error {
     } else {
         format!("and ask for a new token, this one has expired: skein invite {}", token.node)
     };
-    fail("unreachable", message, format!("see that it runs and that its mesh port is open; {next}"))
+    let (enroller, at) = (&token.enroller, token.addresses.join(", "));
+    let hint = format!(
+        "see that it runs and that its mesh port is open; {next}. If this machine does not reach it at {at} (NAT, loopback), write an \
+         address that it reaches into [mesh] advertise at {enroller}, restart that, and make a new token: skein invite {}",
+        token.node
+    );
+    fail("unreachable", message, hint)
 }
 
 fn unexpected(message: &Message, token: &Token) -> Error {

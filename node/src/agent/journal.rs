@@ -264,7 +264,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::event::{KEPT, NODES},
+        super::event::{self, KEPT, NODES},
         *,
     };
 
@@ -314,7 +314,7 @@ mod tests {
         let (mut journal, events) = Journal::open(dir.path(), &node("a")).unwrap();
         let file = dir.path().join(FILE);
         let note = |journal: &mut Journal, at| {
-            events.note(at, "health", "x", "");
+            events.note(at, event::Kind::Health, "x", "");
             let fresh = events.recent().pop().unwrap();
             journal.write(&node("a"), Some(vec![(node("a"), vec![fresh])]), &events)
         };
@@ -352,7 +352,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = Journal::open(dir.path(), &node("a")).unwrap();
         let events = Events::default();
-        events.note(7, "health", "x", "kept");
+        events.note(7, event::Kind::Health, "x", "kept");
         journal.bytes = GROWTH + 1;
         journal.write(&node("a"), Some(vec![(node("a"), vec![noted(1, "gone")])]), &events).unwrap();
         assert!(journal.bytes < 200);

@@ -15,6 +15,7 @@ use membership::{
 
 use super::{accusations::Accusations, members::Members};
 use crate::{
+    clock::Uptime,
     lock::lock,
     mesh::peer::{LinkError, PeerLink},
 };
@@ -33,13 +34,13 @@ pub struct Links(Arc<Table>);
 #[derive(Debug, Default)]
 struct Table {
     open: Mutex<HashMap<LinkId, PeerLink>>,
-    /// When the last link to a node ended; nothing of those that are linked. One per node that was a member at most.
+    /// When the last link to a node ended, wall time; nothing of those that are linked, or no members any more.
     ended: Mutex<HashMap<NodeId, Millis>>,
     /// When a node last refused this one.
-    refusals: Mutex<HashMap<NodeId, Millis>>,
+    refusals: Mutex<HashMap<NodeId, Uptime>>,
     /// Whom members find silent.
     accusations: Mutex<Accusations>,
-    /// When it was last looked who has answered those that accuse it.
+    /// When it was last looked who has answered those that accuse it, uptime.
     swept: AtomicU64,
     next: AtomicU64,
     /// Bytes by lane, in the order of [`Lane::ALL`].
@@ -92,10 +93,11 @@ impl Links {
         }
     }
 
-    /// Forgets accusations that were answered; now and then, for there may be many.
-    pub(super) fn sweep(&self, now: Millis, held: impl Fn(&NodeId) -> Option<Latest>) {
-        if now >= self.0.swept.load(Relaxed) + SWEEP {
-            self.0.swept.store(now, Relaxed);
+    /// Forgets accusations that were answered, and nodes of which this one holds nothing any more; now and then, for there may be many.
+    pub(super) fn sweep(&self, now: Uptime, held: impl Fn(&NodeId) -> Option<Latest>) {
+        if now.0 >= self.0.swept.load(Relaxed) + SWEEP {
+            self.0.swept.store(now.0, Relaxed);
+            self.ended().retain(|node, _| held(node).is_some());
             self.accusations().answered(held);
         }
     }
@@ -120,17 +122,17 @@ impl Links {
     }
 
     /// Notes that a node refuses this one; true if that is news.
-    pub(super) fn refused(&self, node: &NodeId, now: Millis) -> bool {
+    pub(super) fn refused(&self, node: &NodeId, now: Uptime) -> bool {
         let mut refusals = self.refusals();
-        refusals.retain(|_, at| now < *at + REFUSAL);
+        refusals.retain(|_, at| now.0 < at.0 + REFUSAL);
         refusals.insert(node.clone(), now).is_none()
     }
 
     /// The nodes that lately refused this one, and have not let it in since.
-    pub fn refusers(&self, now: Millis) -> Vec<NodeId> {
+    pub fn refusers(&self, now: Uptime) -> Vec<NodeId> {
         let refusals = self.refusals();
         let mut nodes: Vec<NodeId> =
-            refusals.iter().filter(|(_, at)| now < **at + REFUSAL).map(|(node, _)| node.clone()).collect();
+            refusals.iter().filter(|(_, at)| now.0 < at.0 + REFUSAL).map(|(node, _)| node.clone()).collect();
         nodes.sort();
         nodes
     }
@@ -176,11 +178,38 @@ impl Links {
         lock(&self.0.ended)
     }
 
-    fn refusals(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Millis>> {
+    fn refusals(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Uptime>> {
         lock(&self.0.refusals)
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, PeerLink>> {
         lock(&self.0.open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    #[test]
+    fn of_nodes_that_are_gone_nothing_is_kept() {
+        let links = Links::default();
+        links.ended().extend(["a", "b"].map(|name| (node(name), 1)));
+        let held = |of: &NodeId| (*of == node("a")).then(|| Latest { node: of.clone(), generation: 1, sequence: 1 });
+        links.sweep(Uptime(SWEEP), held);
+        assert_eq!((links.without(&node("a")), links.without(&node("b"))), (Some(1), None));
+    }
+
+    #[test]
+    fn a_refusal_counts_for_a_while_and_is_news_once() {
+        let links = Links::default();
+        assert!(links.refused(&node("a"), Uptime(5)));
+        assert!(!links.refused(&node("a"), Uptime(6)));
+        assert_eq!(links.refusers(Uptime(6)), [node("a")]);
+        assert_eq!(links.refusers(Uptime(6 + REFUSAL)), []);
     }
 }

@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     checks::{Changed, Judge, probe},
     error::{Error, fail},
-    event::Events,
+    event::{self, Events},
     members::Members,
 };
 use crate::{
-    clock::{Clock, monotonic},
+    clock::{Clock, Uptime, monotonic},
     config::{Check, Service, SpeakerName},
     lock::lock,
     snapshot,
@@ -237,7 +237,7 @@ impl Local {
         loop {
             due.tick().await;
             let result = probe(&check).await;
-            if let Some(changed) = judge.observe(&result, self.clock.now()) {
+            if let Some(changed) = judge.observe(&result, Uptime::now()) {
                 self.changed(&key, changed).await;
             }
         }
@@ -246,7 +246,7 @@ impl Local {
     async fn changed(&self, key: &str, changed: Changed) {
         let now = self.clock.now();
         let word = if changed.healthy { "healthy" } else { "unhealthy" };
-        self.events.note(now, "health", key, format!("{key} is {word}: {}", changed.reason));
+        self.events.note(now, event::Kind::Health, key, format!("{key} is {word}: {}", changed.reason));
         {
             let mut running = self.running();
             let Some(running) = running.get_mut(key) else { return };

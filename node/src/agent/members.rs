@@ -16,9 +16,16 @@ use membership::{
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::{event::Events, hearing::Hearing, links::Links, store::Store, sync::Requests, world::World};
+use super::{
+    event::{self, Events},
+    hearing::Hearing,
+    links::Links,
+    store::Store,
+    sync::Requests,
+    world::World,
+};
 use crate::{
-    clock::{self, Clock},
+    clock::{self, Clock, Uptime},
     mesh::{
         Error, Mesh,
         peer::{PeerLink, PeerNetwork},
@@ -228,7 +235,7 @@ impl Task {
             self.links.remove(*link, self.clock.now());
         }
         if let Event::Tick = &event {
-            self.links.sweep(self.clock.now(), |node| self.engine.latest(node));
+            self.links.sweep(Uptime::now(), |node| self.engine.latest(node));
         }
         let effects = self.engine.handle(event, self.clock.now());
         let mut changed = Vec::new();
@@ -282,24 +289,24 @@ impl Task {
         let note = |kind, node: &NodeId, what: &str| self.events.note(now, kind, node, format!("{node} {what}"));
         match change {
             Change::Alive(node) if node == *self.requests.sync.node() => {}
-            Change::Alive(node) => note("member_alive", &node, "is alive"),
-            Change::Suspect(node) if was_met => note("member_suspect", &node, "is being checked"),
+            Change::Alive(node) => note(event::Kind::MemberAlive, &node, "is alive"),
+            Change::Suspect(node) if was_met => note(event::Kind::MemberSuspect, &node, "is being checked"),
             // Remembered or heard of, and not checked yet: nothing is amiss.
             Change::Suspect(_) => {}
             Change::Dead(node) => {
                 self.mesh.close_node(&node);
-                note("member_dead", &node, "is dead");
+                note(event::Kind::MemberDead, &node, "is dead");
             }
             // It finishes what it has; its own end closes the connections.
             Change::Left(node) if node == *self.requests.sync.node() => {}
-            Change::Left(node) => note("member_left", &node, "left"),
+            Change::Left(node) => note(event::Kind::MemberLeft, &node, "left"),
             Change::Evicted(node) => {
                 self.mesh.close_node(&node);
-                note("member_evicted", &node, "was evicted");
+                note(event::Kind::MemberEvicted, &node, "was evicted");
             }
             Change::Gone(node) => {
                 self.mesh.close_node(&node);
-                note("member_gone", &node, "is no member any more");
+                note(event::Kind::MemberGone, &node, "is no member any more");
             }
             Change::Policy(_) => self.policy.notify_one(),
             Change::Member(_) | Change::Status(_) | Change::Services(_) | Change::Health(_) => {}
@@ -308,7 +315,7 @@ impl Task {
 
     fn dial(&self, node: Option<NodeId>, address: SocketAddr, dials: Arc<Semaphore>) {
         let (network, members) = (self.network.clone(), self.members.clone());
-        let (links, now) = (self.links.clone(), self.clock.now());
+        let links = self.links.clone();
         self.tasks.detach("dial", async move {
             let Ok(_slot) = dials.acquire().await else { return };
             let input = match network.dial(node.as_ref(), address).await {
@@ -316,7 +323,7 @@ impl Task {
                 Err(error) => {
                     // Once, until it lets this node in again: it is dialled for as long as it is a member.
                     if let Error::Unwelcome { node, .. } = &error
-                        && links.refused(node, now)
+                        && links.refused(node, Uptime::now())
                     {
                         tracing::warn!("{error}");
                     }
@@ -332,7 +339,7 @@ impl Task {
     /// start.
     fn rerun(&self, generation: u64) -> bool {
         let what = "peers hold records of an earlier run under a higher generation; this node goes on above it";
-        self.events.note(self.clock.now(), "generation", generation, what);
+        self.events.note(self.clock.now(), event::Kind::Generation, generation, what);
         tracing::warn!(generation, "{what}: was its data directory restored, or its clock set back?");
         let stored = self.store.set_generation(generation);
         if let Err(error) = &stored {
@@ -351,14 +358,14 @@ impl Task {
         match notice {
             Notice::Clone { generation } => {
                 let message = "another process runs with this node's identity; this one stops";
-                self.events.note(now, "clone", generation, message);
+                self.events.note(now, event::Kind::Clone, generation, message);
                 self.world.fail("clone", message, "run one copy; invite the other machine under its own name");
                 self.tasks.stop();
             }
             Notice::Equivocation { node } => {
                 self.events.note(
                     now,
-                    "equivocation",
+                    event::Kind::Equivocation,
                     &node,
                     format!("{node} signed two different truths; it is ignored"),
                 );

@@ -29,6 +29,7 @@ pub mod outside;
 pub mod peers;
 pub mod receipt;
 pub mod renew;
+mod resolver;
 pub mod rollback;
 pub mod rotation;
 pub mod shares;
@@ -44,5 +45,5 @@ pub mod workload;
 pub mod world;
 
 pub use crate::error;
-pub use facade::{Agent, Apply, ENROLLER_EARLY, EnrollerRequest, IdentityFacts, LeafFacts, Pushed, Wait};
+pub use facade::{Agent, Apply, ENROLLER_EARLY, EnrollerRequest, IdentityFacts, LeafFacts, NO_ENROLLER, Pushed, Wait};
 pub use sync::everybody::Unheard;

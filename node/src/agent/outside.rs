@@ -10,7 +10,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, ToSocketAddrs as _},
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +19,7 @@ use certs::{codec::Millis, id::NodeId};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use policy::compile::Entries;
 
-use super::world::World;
+use super::{resolver::Resolver, world::World};
 use crate::{clock, snapshot::Services};
 
 use fold::names;
@@ -30,8 +30,9 @@ pub(super) use forbidden::{OwnPorts, machine, refused};
 const REFRESH: Millis = 30_000;
 /// After the first failure in a row; doubled with each.
 const RETRY: Millis = 1_000;
-/// Names that are looked up at once: each keeps a thread busy of those that serve the disk, too.
+/// Names that are looked up at once.
 const AT_ONCE: usize = 4;
+static RESOLVER: Resolver = Resolver::new("names of documents", AT_ONCE);
 /// Between two looks at where this node listens and at its machine's addresses, milliseconds.
 const OWN_PORTS: Millis = 5_000;
 /// Addresses of one name that are used.
@@ -130,8 +131,12 @@ pub async fn run(world: Arc<World>) {
 }
 
 async fn look_up(name: Arc<str>) -> io::Result<Vec<IpAddr>> {
-    let found = tokio::net::lookup_host((&*name, 0)).await?;
-    Ok(found.map(|address| address.ip()).collect())
+    RESOLVER.run(move || resolved(&name)).await
+}
+
+/// What the machine's resolver says. Blocks.
+fn resolved(name: &str) -> io::Result<Vec<IpAddr>> {
+    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
 async fn resolve<F>(world: Arc<World>, look_up: impl Fn(Arc<str>) -> F)

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use membership::engine::Event;
 
-use super::{Agent, addresses::Addresses, members::Members};
+use super::{Agent, addresses::Addresses, members::Members, resolver::NODES};
 
 /// Time to the next look when every name was known.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -49,7 +49,7 @@ fn pause(settled: bool, alone: bool) -> Duration {
 async fn resolve(peers: &[String]) -> (Vec<SocketAddr>, bool) {
     let (mut addresses, mut settled) = (Vec::new(), true);
     for peer in peers {
-        match tokio::net::lookup_host(peer.as_str()).await {
+        match NODES.host_and_port(peer).await {
             Ok(found) => addresses.extend(found),
             Err(error) => {
                 tracing::debug!(peer, "not resolved: {error}");

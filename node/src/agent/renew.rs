@@ -16,6 +16,7 @@ use rand::seq::SliceRandom;
 use super::{
     addresses::Addresses,
     error::{Error, fail, internal},
+    event,
     identity::{is_ahead, millis},
     join::renew_lapsed,
     local::Local,
@@ -184,7 +185,7 @@ impl Renewal {
         written.await.map_err(internal)??;
         self.sync.members.publish(Body::Identity(IdentityBody { chain })).await;
         let (now, node) = (self.sync.clock.now(), self.sync.identity.node());
-        self.sync.events.note(now, "identity_renewed", node, "the node CA was renewed");
+        self.sync.events.note(now, event::Kind::IdentityRenewed, node, "the node CA was renewed");
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     error::Error,
-    event::Events,
+    event::{self, Events},
     store::{AuditHead, Store},
 };
 use crate::clock::{Clock, monotonic};
@@ -53,7 +53,7 @@ impl Rollback {
                 "the disk is older than what this node did: its audit chain had {count} entries; tokens from before now are \
                  redeemed no more, invite again"
             );
-            self.events.note(now, "store_rolled_back", count, what);
+            self.events.note(now, event::Kind::StoreRolledBack, count, what);
         }
         let noted = holds.and_then(|holds| if holds { Ok(()) } else { self.store.set_rolled_back(now) });
         if let Err(error) = noted {

@@ -89,6 +89,14 @@ impl StateDir {
         Self::open_as(path, about.uid())
     }
 
+    /// Whose state lies there, for root who only looks; nothing is made. Where a node runs on it, `state_in_use`.
+    ///
+    /// # Errors
+    /// As [`Self::open`] as the directory's owner.
+    pub fn look(path: &Path) -> Result<Option<Owner>, Error> {
+        if path.join(LOCK).exists() { Self::open_to_empty(path)?.owner() } else { owner_in(path) }
+    }
+
     /// For this user. Whoever owns a directory can put other keys there, also where root could read them all the same.
     fn open_as(path: &Path, user: u32) -> Result<Self, Error> {
         if !path.exists() {
@@ -148,11 +156,7 @@ impl StateDir {
     /// # Errors
     /// `storage_failed` if the file is there and cannot be read.
     pub fn owner(&self) -> Result<Option<Owner>, Error> {
-        let Some(text) = self.read(NODE)? else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|e| {
-            let path = self.path.join(NODE);
-            fail("storage_failed", format!("{} cannot be read: {e}", path.display()), "restore it from a backup")
-        })
+        owner_in(&self.path)
     }
 
     /// False if the directory is certainly nobody's state: who may not look into it does not know.
@@ -200,6 +204,14 @@ impl StateDir {
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         write_private(&self.path.join(name), bytes)
     }
+}
+
+fn owner_in(path: &Path) -> Result<Option<Owner>, Error> {
+    let file = path.join(NODE);
+    let Some(text) = read_private(&file)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|e| {
+        fail("storage_failed", format!("{} cannot be read: {e}", file.display()), "restore it from a backup")
+    })
 }
 
 /// What is wrong with the files of a state directory, each by itself; works while a node holds the lock.
@@ -321,7 +333,7 @@ fn owned(path: &Path, about: &fs::Metadata, user: u32) -> Result<(), Error> {
     Err(fail(
         "key_permissions",
         format!("{} belongs to the user with id {owner}, and skein runs as {user}", path.display()),
-        format!("run it as that user, or chown -R {user} the state directory if nobody else had it"),
+        format!("run it as that user, or chown -R {user} the state directory if no node of that user is to run on it"),
     ))
 }
 

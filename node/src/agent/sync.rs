@@ -5,9 +5,11 @@ mod answer;
 mod bodies;
 mod claims;
 pub mod everybody;
+mod fetch;
 mod first;
 mod freshness;
 mod noted;
+mod pace;
 pub mod paths;
 mod push;
 mod share;
@@ -26,12 +28,12 @@ use certs::{
     sign::Digest,
 };
 use membership::body::{Body, Policy, RECENT};
-use policy::changeset;
 use tokio::sync::{Notify, watch};
 
 pub use answer::Requests;
-use claims::{Claimed, Claims};
+use claims::Claims;
 pub use freshness::{Freshness, SILENCE};
+use pace::{Brought, Pace};
 
 use super::{
     book::Book,
@@ -44,12 +46,12 @@ use super::{
     rollback::Rollback,
     rotation::Resting,
     store::AuditHead,
-    wire::{self, Bucket, Buckets, Fetch, Fetched, Ids},
+    wire::{self, Bucket, Buckets, Ids},
     world::World,
 };
 use crate::{
     agent::concerns::Concerns,
-    clock::{Clock, monotonic},
+    clock::{Clock, Uptime, monotonic},
     lock::lock,
     mesh::{Mesh, peer::PeerLink},
     tasks::Tasks,
@@ -66,8 +68,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CLAIM: Duration = Duration::from_secs(1);
 /// How often such a time begins anew for a peer that gives something new.
 const RENEWALS: usize = 4;
-/// Rounds of one comparison: references come first, each round a generation deeper.
-const ROUNDS: usize = 256;
 
 /// Replicates policy; shared by all who push, fetch and answer.
 pub struct Sync {
@@ -109,6 +109,8 @@ struct Shared {
     applied: watch::Sender<Option<Digest>>,
     /// Peers that are being compared with.
     busy: Mutex<BTreeSet<NodeId>>,
+    /// Who was asked in vain.
+    pace: Mutex<Pace>,
     /// Changesets that are being fetched.
     fetching: Mutex<Claims>,
     /// How long ago most of the mesh was heard.
@@ -130,10 +132,23 @@ struct Shared {
 impl Shared {
     fn new(now: Instant, alone: bool) -> Self {
         let compared = watch::Sender::new(alone);
-        let (applying, applied, busy, fetching, scraped, own_scraped, audits, latency) = Default::default();
+        let (applying, applied, busy, pace, fetching, scraped, own_scraped, audits, latency) = Default::default();
         let concerns = OnceLock::new();
         let freshness = Mutex::new(Freshness::new(now));
-        Self { applying, applied, busy, fetching, freshness, scraped, own_scraped, concerns, compared, audits, latency }
+        Self {
+            applying,
+            applied,
+            busy,
+            pace,
+            fetching,
+            freshness,
+            scraped,
+            own_scraped,
+            concerns,
+            compared,
+            audits,
+            latency,
+        }
     }
 }
 
@@ -285,11 +300,15 @@ impl Sync {
             let sync = self.clone();
             self.tasks.detach("policy-sync", async move {
                 let guard = Busy { sync: &sync, node: &node };
-                if let Err(error) = sync.compare(&link, &theirs).await {
-                    tracing::debug!(peer = %node, "policy could not be compared: {error}");
-                    // Who refused for now is not asked again at once.
-                    tokio::time::sleep(AGAIN).await;
-                }
+                let pause = match sync.compare(&link, &theirs).await {
+                    Ok(brought) => lock(&sync.state.pace).ended(&node, brought),
+                    Err(error) => {
+                        tracing::debug!(peer = %node, "policy could not be compared: {error}");
+                        // Who refused for now is not asked again at once.
+                        AGAIN
+                    }
+                };
+                tokio::time::sleep(pause).await;
                 drop(guard);
                 // Something may have been announced meanwhile.
                 if sync.announced_unknown(&node).await {
@@ -303,96 +322,44 @@ impl Sync {
         let Some(policy) = self.world.view().member(node).and_then(|member| member.policy.clone()) else {
             return false;
         };
-        !self.lacking(&policy.recent).await.is_empty()
+        !self.lacking(&policy.recent, node).await.is_empty()
     }
 
     /// What was announced is fetched at once; without any such, bucket digests tell what is missing.
-    async fn compare(&self, link: &PeerLink, theirs: &Policy) -> Result<(), SyncError> {
-        let announced = self.lacking(&theirs.recent).await;
+    async fn compare(&self, link: &PeerLink, theirs: &Policy) -> Result<Brought, SyncError> {
+        let peer = &link.peer().node;
+        let announced = self.lacking(&theirs.recent, peer).await;
+        let mut brought = Brought::Whole;
         if !announced.is_empty() {
-            self.fetch(link, announced).await?;
+            brought = self.fetch(link, announced).await?;
             if self.book.look(|history| history.digest()).await == theirs.digest {
-                return Ok(());
+                return Ok(brought);
             }
         }
         // All that it holds was announced and is here: it is the peer who lacks something, and asks by itself.
-        if theirs.count <= theirs.recent.len() as u64 && self.lacking(&theirs.recent).await.is_empty() {
-            return Ok(());
+        if theirs.count <= theirs.recent.len() as u64 && self.lacking(&theirs.recent, peer).await.is_empty() {
+            return Ok(brought);
         }
-        self.compare_buckets(link).await
+        Ok(brought.max(self.compare_buckets(link).await?))
     }
 
     /// Digests of parts of the set tell what is missing, whatever was announced.
-    async fn compare_buckets(&self, link: &PeerLink) -> Result<(), SyncError> {
+    async fn compare_buckets(&self, link: &PeerLink) -> Result<Brought, SyncError> {
         let buckets: Buckets = self.ask(link, wire::BUCKETS, &()).await?;
         let own = self.book.look(|history| history.bucket_digests()).await;
         let differing = (0..=u8::MAX).zip(own.iter().zip(&buckets.digests)).filter(|(_, (a, b))| a != b);
         let buckets: Vec<u8> = differing.map(|(bucket, _)| bucket).collect();
         if buckets.is_empty() {
-            return Ok(());
+            return Ok(Brought::Whole);
         }
         let ids: Ids = self.ask(link, wire::BUCKET, &Bucket { buckets }).await?;
-        let missing = self.lacking(&ids.ids).await;
-        if missing.is_empty() { Ok(()) } else { self.fetch(link, missing).await }
+        let missing = self.lacking(&ids.ids, &link.peer().node).await;
+        if missing.is_empty() { Ok(Brought::Whole) } else { self.fetch(link, missing).await }
     }
 
-    /// Which of these the book lacks and would take.
-    pub(super) async fn lacking(&self, ids: &[Digest]) -> Vec<Digest> {
-        self.book.lacking(ids, self.clock.now()).await
-    }
-
-    /// Fetches these and what they refer to; what another peer is just giving is left to it.
-    async fn fetch(&self, link: &PeerLink, ids: Vec<Digest>) -> Result<(), SyncError> {
-        let mut claimed = Claimed::new(self, ids);
-        let mut wanted: Vec<Digest> = claimed.ids.clone();
-        for _ in 0..ROUNDS {
-            if wanted.is_empty() {
-                return Ok(());
-            }
-            wanted.truncate(wire::FETCH_IDS);
-            let fetched: Fetched = self.ask(link, wire::FETCH, &Fetch { ids: wanted.clone() }).await?;
-            let (given, arrived) = (asked_for(&wanted, fetched.changesets), monotonic());
-            if given.is_empty() {
-                return Ok(());
-            }
-            let from = link.peer().node.as_str();
-            let learned = self.book.learn(given, from, self.clock.now()).await?;
-            // One line, however many a peer makes up.
-            if let [(id, why), others @ ..] = learned.refused.as_slice() {
-                let more = if others.is_empty() { String::new() } else { format!("; so are {} more", others.len()) };
-                let what = format!("{id} from {from} is refused: {why}{more}");
-                self.events.note(self.clock.now(), "policy_refused", id, what);
-            }
-            if !learned.fresh.is_empty() {
-                claimed.renew();
-                self.apply_arrived(arrived).await;
-                for id in &learned.fresh {
-                    self.note_arrived(id, format!("came from {from}")).await;
-                }
-            }
-            if learned.fresh.is_empty() && learned.missing.is_empty() {
-                return Ok(());
-            }
-            let references = learned.missing.into_iter().map(|id| id.0);
-            // References first, then what referred to them.
-            let next: Vec<Digest> = references.chain(claimed.ids.iter().copied()).collect();
-            let mut seen = BTreeSet::new();
-            wanted = self.lacking(&next).await;
-            wanted.retain(|id| seen.insert(*id));
-        }
-        Ok(())
-    }
-
-    /// Asks a peer for changesets that are here without their bodies.
-    async fn fetch_bodies(&self, link: &PeerLink, mut wanted: Vec<Digest>) -> Result<(), SyncError> {
-        wanted.truncate(wire::FETCH_IDS);
-        let fetched: Fetched = self.ask(link, wire::FETCH, &Fetch { ids: wanted.clone() }).await?;
-        let given = asked_for(&wanted, fetched.changesets);
-        let learned = self.book.learn(given, link.peer().node.as_str(), self.clock.now()).await?;
-        if !learned.fresh.is_empty() {
-            self.apply().await;
-        }
-        Ok(())
+    /// Which of these the book lacks and would take from that peer.
+    pub(super) async fn lacking(&self, ids: &[Digest], from: &NodeId) -> Vec<Digest> {
+        self.book.lacking(ids, from, Uptime::now()).await
     }
 
     async fn ask<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
@@ -434,13 +401,6 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Of what a peer gave, what it was asked for, each once: it costs no more to judge than was wanted.
-fn asked_for(wanted: &[Digest], given: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    let mut open: BTreeSet<Digest> = wanted.iter().copied().collect();
-    let mut was_asked = |bytes: &Vec<u8>| changeset::decode(bytes).is_ok_and(|packed| open.remove(&packed.id()));
-    given.into_iter().take(wanted.len()).filter(|bytes| was_asked(bytes)).collect()
-}
-
 /// Why a comparison ended early; nothing is lost, the next one goes on.
 #[derive(Debug, thiserror::Error)]
 enum SyncError {
@@ -468,17 +428,5 @@ mod tests {
         assert_eq!(claims.take(vec![id], now + CLAIM), []);
         claims.release(&[id], now + CLAIM);
         assert_eq!(claims.take(vec![id], now + CLAIM), [id]);
-    }
-
-    #[test]
-    fn what_was_not_asked_for_is_not_judged() {
-        let changeset = |text: &str| {
-            let signed = certs::sign::Signed::new("x", text.as_bytes().to_vec());
-            (signed.id(), changeset::encode(&changeset::Packed { signed, bodies: Vec::new() }))
-        };
-        let ((one, first), (two, _), (_, third)) = (changeset("1"), changeset("2"), changeset("3"));
-        assert_eq!(asked_for(&[one, two], vec![first.clone(), first.clone()]).len(), 1);
-        assert_eq!(asked_for(&[one, two], vec![third, first]).len(), 1);
-        assert_eq!(asked_for(&[one], vec![Vec::new(); 1000]), Vec::<Vec<u8>>::new());
     }
 }

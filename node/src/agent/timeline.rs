@@ -10,7 +10,7 @@ use certs::{codec::Millis, id::NodeId};
 use membership::{body::Status, view::View};
 
 use super::{
-    event::{KEPT, NODES, Noted},
+    event::{self, KEPT, NODES, Noted},
     sync::Sync,
 };
 use crate::snapshot::{Circuits, Standing};
@@ -163,31 +163,39 @@ impl Seen {
     }
 
     /// What is not as it was.
-    fn news(&self, before: &Self) -> Vec<(&'static str, String, String)> {
+    fn news(&self, before: &Self) -> Vec<(event::Kind, String, String)> {
         let mut news = Vec::new();
         for ((endpoint, caller), why) in &self.ejected {
             if !before.ejected.contains_key(&(endpoint.clone(), caller.clone())) {
                 let message = format!("{caller} does without {endpoint}: it met {why}");
-                news.push(("endpoint_ejected", endpoint.clone(), message));
+                news.push((event::Kind::EndpointEjected, endpoint.clone(), message));
             }
         }
         for (endpoint, caller) in before.ejected.keys() {
             if !self.ejected.contains_key(&(endpoint.clone(), caller.clone())) {
-                news.push(("endpoint_returned", endpoint.clone(), format!("{caller} calls {endpoint} again")));
+                news.push((
+                    event::Kind::EndpointReturned,
+                    endpoint.clone(),
+                    format!("{caller} calls {endpoint} again"),
+                ));
             }
         }
         if self.phase != before.phase {
-            news.push(("root_phase", self.phase.clone(), format!("the change of the root is {}", self.phase)));
+            news.push((
+                event::Kind::RootPhase,
+                self.phase.clone(),
+                format!("the change of the root is {}", self.phase),
+            ));
         }
         if self.role_set != before.role_set {
             let message = format!("RoleSet {} says who may sign", self.role_set);
-            news.push(("role_set", self.role_set.to_string(), message));
+            news.push((event::Kind::RoleSet, self.role_set.to_string(), message));
         }
         for node in self.draining.difference(&before.draining) {
-            news.push(("member_draining", node.to_string(), format!("{node} takes no new requests")));
+            news.push((event::Kind::MemberDraining, node.to_string(), format!("{node} takes no new requests")));
         }
         for node in before.draining.difference(&self.draining) {
-            news.push(("member_drained", node.to_string(), format!("{node} is no longer draining")));
+            news.push((event::Kind::MemberDrained, node.to_string(), format!("{node} is no longer draining")));
         }
         news
     }
@@ -299,7 +307,8 @@ mod tests {
         let mut after = Seen { phase: "distributing".into(), role_set: 2, ..Seen::default() };
         after.ejected.insert(("n/shop/cart".into(), "shop/web".into()), "consecutive5xxErrors".into());
         after.draining.insert(node("n"));
-        let kinds = |news: Vec<(&'static str, String, String)>| news.into_iter().map(|news| news.0).collect::<Vec<_>>();
+        let kinds =
+            |news: Vec<(event::Kind, String, String)>| news.into_iter().map(|news| news.0.word()).collect::<Vec<_>>();
         assert_eq!(kinds(after.news(&before)), ["endpoint_ejected", "root_phase", "role_set", "member_draining"]);
         assert_eq!(kinds(before.news(&after)), ["endpoint_returned", "root_phase", "role_set", "member_drained"]);
         assert!(after.news(&after.clone()).is_empty());

@@ -60,6 +60,9 @@ struct Outside {
 /// Keys by node, as first seen in each epoch.
 #[derive(Default)]
 struct Keys {
+    /// Nobody is forgotten: who goes away and comes back in the same epoch must show the same keys, and so must whoever holds its name
+    /// after a `policy revert`. Bounded by the names that operators granted, for a path holds beside a NodeGrant only; the head of that
+    /// changeset stays for ever as well, and is larger.
     known: HashMap<NodeId, KnownKey>,
     news: bool,
 }

@@ -57,6 +57,22 @@ pub enum Resource {
     Retries,
 }
 
+impl Resource {
+    /// All of them.
+    pub const ALL: [Resource; 4] = [Resource::Connections, Resource::Pending, Resource::Requests, Resource::Retries];
+
+    /// As metrics and listings name its limit.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Resource::Connections => "connections",
+            Resource::Pending => "pending",
+            Resource::Requests => "requests",
+            Resource::Retries => "retries",
+        }
+    }
+}
+
 /// The limit of a resource is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many {0:?} under way to the cluster")]

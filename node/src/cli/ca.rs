@@ -62,11 +62,15 @@ pub enum Command {
         token_file: Option<PathBuf>,
     },
     /// Make a node an enroller: by an operator's grant and the root's certificate
-    #[command(after_help = "Example: skein ca promote web-2")]
+    #[command(after_help = "Examples:
+  skein ca promote web-2
+  skein ca promote web-2 --root-key /media/vault/root.key")]
     Promote {
-        /// The node; it must run
+        /// The node; it must run. Where the root's key is not at hand it is granted all the same, and the certificate goes by files
         #[arg(value_name = "NODE")]
         of: NodeId,
+        #[command(flatten)]
+        root: RootKey,
     },
     /// Renew an enroller's CA
     #[command(after_help = "Examples:
@@ -76,13 +80,23 @@ pub enum Command {
         /// The enroller [default: this machine's node]
         #[arg(value_name = "NODE")]
         of: Option<NodeId>,
-        /// What `skein ca sign` printed; without it root.key must lie in the operator directory
-        #[arg(long, value_name = "FILE")]
+        /// What `skein ca sign` printed; without it the root's key is needed
+        #[arg(long, value_name = "FILE", conflicts_with = "root_key")]
         certificate: Option<PathBuf>,
+        #[command(flatten)]
+        root: RootKey,
     },
     /// Go from one root to the next, without a failed request
     #[command(subcommand)]
     Rotate(rotate::Command),
+}
+
+/// Where the root's key lies, if not beside the operator's.
+#[derive(Debug, Default, clap::Args)]
+pub struct RootKey {
+    /// The root's key, where it lies elsewhere than in the operator directory
+    #[arg(long, value_name = "FILE")]
+    root_key: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -91,8 +105,8 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
         Command::Bundle => bundle(ctx).await,
         Command::Csr { new } => csr(&new, ctx).await,
         Command::Sign { request, next, token_file } => sign(&request, next, token_file.as_deref(), ctx).await,
-        Command::Promote { of } => promote(&of, ctx).await,
-        Command::Renew { of, certificate } => renew(of.as_ref(), certificate, ctx).await,
+        Command::Promote { of, root } => promote(&of, &root, ctx).await,
+        Command::Renew { of, certificate, root } => renew(of.as_ref(), certificate, &root, ctx).await,
         Command::Rotate(command) => rotate::run(command, ctx).await,
     }
 }
@@ -144,9 +158,7 @@ async fn sign(path: &std::path::Path, next: bool, token: Option<&std::path::Path
         return Err(usage("an enroller CA is certified by root.key, not by a token", "leave out --token-file"));
     }
     let asked = read(&text)?;
-    let directory = ctx.operator()?;
-    let mesh = directory.known()?.trust_domain;
-    let root = if next { directory.coming_root(&mesh)? } else { directory.root(&mesh)? };
+    let root = ctx.operator()?.lying_root(next)?;
     let (certificate, life) = certify(&root, &asked)?;
     tell(&asked, life);
     let value = json!({"node": asked.node, "epoch": asked.epoch, "certificate": certificate});
@@ -173,10 +185,16 @@ fn certify(root: &Root, asked: &EnrollerRequest) -> Result<(String, Duration)> {
     Ok((bundle_to_pem(&[made.map_err(refused)?]), life))
 }
 
-async fn promote(node: &NodeId, ctx: &Context) -> Result<()> {
+async fn promote(node: &NodeId, key: &RootKey, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(&ctx.asking(node)).await?;
-    let root = issuing_root(&operator.directory, &operator.known, &mut client).await?;
+    let root = issuing_root((&operator.directory, &operator.known), key, Some(node), &mut client).await;
+    // A key that lies elsewhere keeps nobody from granting; one that is named and is none does.
+    if let Err(error) = &root
+        && (error.code != "no_root" || key.root_key.is_some())
+    {
+        return root.map(drop);
+    }
     let held = grants::fetch_active(&mut client, &operator.known, node).await?;
     if !held.grant.enroller {
         let grant = NodeGrant { enroller: true, ..held.grant.clone() };
@@ -187,10 +205,14 @@ async fn promote(node: &NodeId, ctx: &Context) -> Result<()> {
             return Err(Error::new("threshold_missing", message).hint("`skein policy sign`, then this command again"));
         }
     }
+    let root = root.map_err(|error| {
+        let message = format!("{node} is granted and not certified yet: {}", error.message);
+        Error { message, ..error }
+    })?;
     certified((&root, &operator.known), Some(node), &mut client, ctx).await
 }
 
-async fn renew(of: Option<&NodeId>, certificate: Option<PathBuf>, ctx: &Context) -> Result<()> {
+async fn renew(of: Option<&NodeId>, certificate: Option<PathBuf>, key: &RootKey, ctx: &Context) -> Result<()> {
     let asked = of.map(|node| ctx.asking(node));
     let connect = || async {
         match &asked {
@@ -205,14 +227,35 @@ async fn renew(of: Option<&NodeId>, certificate: Option<PathBuf>, ctx: &Context)
     let directory = ctx.operator()?;
     let known = directory.known()?;
     let mut client = connect().await?;
-    let root = issuing_root(&directory, &known, &mut client).await?;
+    let root = issuing_root((&directory, &known), key, of, &mut client).await?;
     certified((&root, &known), of, &mut client, ctx).await
 }
 
-/// The key of the root from which the mesh issues now.
-async fn issuing_root(directory: &Directory, known: &Known, client: &mut Client) -> Result<Root> {
-    let role_sets = proof::of_document(client, known, &DocumentId::role_set()).await?;
-    directory.issuing_root(&known.trust_domain, role_sets.state(clock::wall()).trust())
+/// The key of the root from which the mesh issues now, to certify this node, by default the one of this machine.
+async fn issuing_root(
+    (directory, known): (&Directory, &Known),
+    key: &RootKey,
+    node: Option<&NodeId>,
+    client: &mut Client,
+) -> Result<Root> {
+    let state = proof::of_document(client, known, &DocumentId::role_set()).await?.state(clock::wall());
+    if let Some(file) = &key.root_key {
+        return directory.issuing_root_in(file, &known.trust_domain, state.trust());
+    }
+    let found = directory.issuing_root(&known.trust_domain, state.trust());
+    found.map_err(|error| if error.code == "no_root" { error.hint(by_files(node)) } else { error })
+}
+
+/// How a node is certified where the root's key is not at hand.
+fn by_files(node: Option<&NodeId>) -> String {
+    let name = node.map_or("node", NodeId::as_str);
+    let there = node.map_or_else(String::new, |node| format!("on {node}: "));
+    format!(
+        "name the key with --root-key FILE, or carry files:\n  \
+         {there}skein ca csr > {name}.csr\n  \
+         where root.key lies: skein ca sign {name}.csr --operator DIR > {name}.pem\n  \
+         {there}skein ca renew --certificate {name}.pem"
+    )
 }
 
 /// Has the reached node certified by the root, as the node that the operator named: by default the one of this machine.

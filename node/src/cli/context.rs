@@ -1,10 +1,12 @@
 //! What every command is given: the global flags, and the output.
 
-use std::{path::PathBuf, time::Duration};
+use std::{os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 use certs::id::{NodeId, TrustDomain};
 
 use crate::{
+    accounts,
+    agent::state_dir::StateDir,
     cli::{
         directory::Directory,
         error::Result,
@@ -102,6 +104,24 @@ impl Context {
     /// `bad_config`, with file, line and column.
     pub fn config(&self) -> Result<Config> {
         Ok(config::read(&self.config_file())?)
+    }
+
+    /// The state of a node, for a command that changes it; `command` is how it is given.
+    ///
+    /// # Errors
+    /// As [`StateDir::open`]. Where root is refused in a directory of the node's user, the hint is the command as that user gives it.
+    pub fn state(&self, config: &Config, command: &str) -> Result<StateDir> {
+        StateDir::open(&config.data_dir).map_err(|error| {
+            let owner = std::fs::metadata(&config.data_dir).map_or(0, |about| about.uid());
+            if error.code != "key_permissions" || owner == 0 || !nix::unistd::geteuid().is_root() {
+                return error;
+            }
+            let user = accounts::name_of(owner).unwrap_or_else(|| format!("'#{owner}'"));
+            error.hint(format!(
+                "give it as that user: sudo -u {user} skein --config {} {command}",
+                config.file.display()
+            ))
+        })
     }
 
     /// The mesh of this machine's node, if its configuration can be read.

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod links;
+mod public;
 mod roots;
 
 use std::{
@@ -13,7 +14,6 @@ use std::{
 
 use certs::{
     id::{NodeId, TrustDomain},
-    root::Root,
     sealed,
     sign::{Digest, SigningKey},
     verify::Authority,
@@ -195,16 +195,6 @@ impl Directory {
         }
     }
 
-    /// Writes `mesh.toml`.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn store_known(&self, known: &Known) -> Result<()> {
-        let text =
-            toml::to_string(known).map_err(|error| Error::new("failed", format!("cannot write {MESH}: {error}")))?;
-        self.write(MESH, format!("# Written by skein, refreshed by every call.\n{text}").as_bytes(), 0o644)
-    }
-
     /// Fails if keys lie here that a new mesh would overwrite.
     ///
     /// # Errors
@@ -233,28 +223,6 @@ impl Directory {
         let pem = self.opened(&path, read_private(&path)?)?;
         SigningKey::from_pem(&pem).map_err(|error| {
             Error::new("bad_config", format!("{} is not a signing key: {error}", path.display()))
-                .hint("restore the file that `skein init` wrote")
-        })
-    }
-
-    /// The trust bundle, PEM.
-    ///
-    /// # Errors
-    /// Missing or unreadable.
-    pub fn bundle(&self) -> Result<String> {
-        let path = self.path.join(BUNDLE);
-        fs::read_to_string(&path).map_err(|error| io("read", &path, &error))
-    }
-
-    /// What is known of the mesh.
-    ///
-    /// # Errors
-    /// Missing or not as it should be.
-    pub fn known(&self) -> Result<Known> {
-        let path = self.path.join(MESH);
-        let text = fs::read_to_string(&path).map_err(|error| io("read", &path, &error))?;
-        toml::from_str(&text).map_err(|error| {
-            Error::new("bad_config", format!("{}: {}", path.display(), error.message()))
                 .hint("restore the file that `skein init` wrote")
         })
     }
@@ -292,29 +260,6 @@ impl Directory {
         written
     }
 
-    /// The root, by which enroller CAs are certified.
-    ///
-    /// # Errors
-    /// `no_root` if its key lies elsewhere, as it should; readable by others, or no key.
-    pub fn root(&self, trust_domain: &TrustDomain) -> Result<Root> {
-        let path = self.path.join(ROOT);
-        let pem = state_dir::read_private(&path)?.ok_or_else(|| {
-            Error::new("no_root", format!("there is no root key at {}", path.display())).hint(
-                "give the directory that holds it with --operator, or sign by files: `skein ca csr` at the node, `skein ca sign` where root.key lies",
-            )
-        })?;
-        self.read_root(trust_domain, ROOT, pem)
-    }
-
-    fn read_root(&self, trust_domain: &TrustDomain, name: &str, pem: Zeroizing<String>) -> Result<Root> {
-        let path = self.path.join(name);
-        let pem = self.opened(&path, pem)?;
-        Root::from_pem(trust_domain, &pem).map_err(|error| {
-            Error::new("bad_config", format!("{} is not a root: {error}", path.display()))
-                .hint("restore the file that `skein init` wrote")
-        })
-    }
-
     /// Which keys lie here.
     pub fn lying(&self) -> Lying {
         let is_sealed = |name: &str| {
@@ -323,30 +268,6 @@ impl Directory {
         };
         let lies = |name: &str| self.path.join(name).exists();
         Lying { root: lies(ROOT), recovery: lies(RECOVERY), operator: lies(OPERATOR), sealed: is_sealed(OPERATOR) }
-    }
-
-    /// Keeps what a node says of the nodes there are; a directory that cannot be written stays as it is.
-    pub fn refresh(&self, known: &Known, mesh: &api::Mesh) {
-        let mut nodes = mesh.nodes.clone();
-        nodes.retain(|node| !node.addresses.is_empty());
-        nodes.sort_by_key(|node| !node.alive);
-        let fresh = nodes.into_iter().map(|node| KnownNode { name: node.name, addresses: node.addresses }).collect();
-        let fresh = Known { nodes: fresh, ..known.clone() };
-        if fresh != *known && !fresh.nodes.is_empty() {
-            // A read-only copy of the directory is a way to use it.
-            let _ = self.store_known(&fresh);
-        }
-    }
-
-    /// Keeps who counts no more; a directory that cannot be written stays as it is.
-    pub fn note_out(&self, edit: impl FnOnce(&mut Out)) {
-        let Ok(mut known) = self.known() else { return };
-        let before = known.out.clone();
-        edit(&mut known.out);
-        if known.out != before {
-            // A read-only copy of the directory is a way to use it.
-            let _ = self.store_known(&known);
-        }
     }
 
     /// Puts every key that lies here under another passphrase, or under none: all of them or, where one cannot be opened, none.

@@ -46,7 +46,12 @@ pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
     directory.refuse_old_keys().map_err(|error| unfinished(error, &directory, ctx))?;
     let minimal = Minimal { node: name.clone(), trust_domain: args.trust_domain.clone(), advertise: None };
     let config = config::ensure(&ctx.config_file(), &minimal)?;
-    let state = StateDir::open(&config.data_dir)?;
+    // In the home of the user whom a node runs as, the mesh's keys would lie within the node's state.
+    let command = format!(
+        "init {} --operator DIR, with this command's other flags; DIR is a new folder that this user may make",
+        args.trust_domain
+    );
+    let state = ctx.state(&config, &command)?;
     init::check_free(&state)?;
 
     let root = Root::generate(&args.trust_domain, clock::wall());
@@ -115,10 +120,11 @@ fn text(trust_domain: &TrustDomain, name: &NodeId, config: &Config, directory: &
          state          {}\n\
          operator       {dir}\n\
          \n\
-         Store these where this machine cannot reach them:\n\
+         Store these where this machine cannot reach them, each with a copy of bundle.pem and mesh.toml, which are public:\n\
          {dir}/root.key      makes certificate authorities: take it off this machine\n\
          {dir}/recovery.key  signs new operators when operator.key is lost: take it off this machine\n\
-         {dir}/operator.key  signs policy and invites: keep it with you, with bundle.pem and mesh.toml\n\
+         {dir}/operator.key  signs policy and invites: keep it with you\n\
+         Where the two are missing beside a key, `skein operator restore DIR` on any node's machine writes them.\n\
          \n\
          Next: skein run, and for each further machine: skein invite NODE --service NS/NAME\n",
         config.file.display(),

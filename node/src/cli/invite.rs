@@ -1,6 +1,6 @@
 //! `skein invite`.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use certs::{
     codec::Millis,
@@ -11,9 +11,12 @@ use certs::{
 use serde_json::json;
 
 use crate::{
-    agent::admin::{
-        api::{KnownNode, Member, Mesh},
-        rfc3339,
+    agent::{
+        NO_ENROLLER,
+        admin::{
+            api::{KnownNode, Member, Mesh},
+            rfc3339,
+        },
     },
     cli::{
         client::{self, Client},
@@ -105,6 +108,16 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     if args.enroller {
         remark(&format!("note: once {} runs, certify it as an enroller: skein ca promote {}", args.guest, args.guest));
     }
+    remark(&format!("note: {} will call {} at {}", args.guest, enroller.name, enroller.addresses.join(", ")));
+    let own = ctx.config().ok().filter(|config| config.node == enroller.name).map(|config| config.mesh);
+    let is_meant = own.is_some_and(|mesh| mesh.advertise.is_some() || mesh.listen.ip().is_loopback());
+    if !is_meant && leads_nowhere(enroller, &mesh) {
+        remark(&format!(
+            "warning: that address leads {} to itself, and not to {}: write one by which others reach it into [mesh] advertise there, restart \
+             it, and invite again",
+            args.guest, enroller.name
+        ));
+    }
     let token = Token {
         trust_domain: mesh.trust_domain.clone(),
         genesis: mesh.genesis,
@@ -120,6 +133,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         "node": token.node,
         "token": text,
         "enroller": token.enroller,
+        "addresses": token.addresses,
         "expires": rfc3339(expires),
     });
     ctx.output.show(&value, || text.clone())
@@ -153,15 +167,48 @@ fn refuse_demotion(node: &NodeId, enroller: bool, held: Option<&Held>) -> Result
 fn enroller(mesh: &Mesh) -> Result<&KnownNode> {
     let mut able = mesh.nodes.iter().filter(|node| node.enroller && node.alive && !node.addresses.is_empty());
     let asked = able.clone().find(|node| node.name == mesh.node);
-    asked.or_else(|| able.next()).ok_or_else(|| {
-        Error::new("not_an_enroller", format!("{} sees no enroller alive", mesh.node))
-            .hint("start the node that `skein init` made")
-    })
+    asked
+        .or_else(|| able.next())
+        .ok_or_else(|| Error::new("not_an_enroller", format!("{} sees no enroller alive", mesh.node)).hint(NO_ENROLLER))
+}
+
+/// Whether a token would lead every other machine to itself: the enroller tells others an address of loopback, and no other node is
+/// there, as all are in a mesh within one machine.
+fn leads_nowhere(enroller: &KnownNode, mesh: &Mesh) -> bool {
+    let alone = |address: &String| address.parse().is_ok_and(|address: SocketAddr| address.ip().is_loopback());
+    let mut others = mesh.nodes.iter().filter(|node| node.name != enroller.name).flat_map(|node| &node.addresses);
+    enroller.addresses.iter().all(alone) && !others.any(alone)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_loopback_is_told_of_unless_it_is_meant() {
+        let node = |name: &str, address: &str| KnownNode {
+            name: NodeId::new(name).unwrap(),
+            addresses: vec![address.to_owned()],
+            enroller: true,
+            alive: true,
+        };
+        let mesh = |nodes: Vec<KnownNode>| Mesh {
+            trust_domain: certs::id::TrustDomain::new("t.example").unwrap(),
+            node: NodeId::new("a").unwrap(),
+            genesis: certs::sign::Digest([0; 32]),
+            role_set: 1,
+            keys: Vec::new(),
+            bundle: String::new(),
+            out: crate::agent::admin::api::Out::default(),
+            nodes,
+            joined: Vec::new(),
+        };
+        let (a, b) = (node("a", "127.0.0.1:15008"), node("b", "10.0.2.15:15008"));
+        assert!(leads_nowhere(&a, &mesh(vec![a.clone()])));
+        assert!(leads_nowhere(&a, &mesh(vec![a.clone(), b.clone()])));
+        assert!(!leads_nowhere(&a, &mesh(vec![a.clone(), node("c", "127.0.0.2:15008")])));
+        assert!(!leads_nowhere(&b, &mesh(vec![b.clone()])));
+    }
 
     #[test]
     fn an_enroller_is_not_replaced_by_what_is_none() {

@@ -11,14 +11,12 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::{
-    agent::{
-        join::{self, Join, Joined},
-        state_dir::StateDir,
-    },
+    agent::join::{self, Join, Joined},
     cli::{
         ca::offline,
         context::Context,
         error::{Error, Result, io, usage},
+        progress,
     },
     config::{self, Config, Minimal},
 };
@@ -96,8 +94,9 @@ pub(super) async fn redeem(text: &str, ctx: &Context) -> Result<(Joined, Config)
     }
     let minimal = Minimal { node: token.node.clone(), trust_domain: token.trust_domain.clone(), advertise: None };
     let config = config::ensure(&file, &minimal)?;
-    let joined = enrol(&config, &token).await.inspect_err(|_| {
-        if !there {
+    let joined = enrol(&config, &token, ctx).await.inspect_err(|error| {
+        // Who is to give the command instead may not be able to write it.
+        if !there && error.code != "key_permissions" {
             // Nothing half done: the refusal is the error to report.
             let _ = std::fs::remove_file(&file);
         }
@@ -105,10 +104,11 @@ pub(super) async fn redeem(text: &str, ctx: &Context) -> Result<(Joined, Config)
     Ok((joined, config))
 }
 
-async fn enrol(config: &Config, token: &Token) -> Result<Joined> {
-    let state = StateDir::open(&config.data_dir)?;
+async fn enrol(config: &Config, token: &Token, ctx: &Context) -> Result<Joined> {
+    let state = ctx.state(config, "join --token-file FILE, or join -")?;
     let wish = Join { token, listen: config.mesh.listen, advertise: config.mesh.advertise };
-    join::join(&state, &wish).await
+    let what = format!("asking the enroller {} at {}", token.enroller, token.addresses.join(", "));
+    progress::of(join::join(&state, &wish), &what).await
 }
 
 /// Sees that a token or an enrolment is for this machine.

@@ -48,7 +48,8 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 fn table(members: &[Member]) -> Table {
-    let mut table = Table::new(&["NAME", "STATE", "SINCE", "ADDRESS", "RTT", "LOCALITY", "VERSION", "POLICY"]);
+    let mut table =
+        Table::new(&["NAME", "STATE", "SINCE", "ADDRESS", "RTT", "LOCALITY", "VERSION", "POLICY", "ENROLLER"]);
     for member in members {
         let name = if member.own { format!("{} *", member.name) } else { member.name.to_string() };
         table.toned([
@@ -60,6 +61,7 @@ fn table(members: &[Member]) -> Table {
             cell(&member.locality),
             cell(&member.version),
             cell(member.policy.as_deref().map(look::short).unwrap_or_default()),
+            cell(if member.enroller { "yes" } else { "" }),
         ]);
     }
     table
@@ -105,6 +107,7 @@ fn detail(detail: &MemberDetail, ctx: &Context) -> String {
         ("address", member.address.clone()),
         ("locality", member.locality.clone()),
         ("version", member.version.clone()),
+        ("enroller", if member.enroller { "yes".to_owned() } else { String::new() }),
         ("path", path.unwrap_or_default()),
         ("started", format!("{started}generation {} of epoch {}", detail.generation, detail.epoch)),
         ("services", detail.services.join(", ")),
@@ -141,6 +144,21 @@ mod tests {
         let expected =
             [&["NAME", "a", "b", "c"][..], &["a", "-", "0.4ms"], &["b", "?", "-", "?"], &["c", "n/a", "n/a", "-"]];
         assert_eq!(cells, expected, "{text}");
+    }
+
+    #[test]
+    fn enrollers_are_marked() {
+        let row = |name: &str, enroller: &str| -> Member {
+            let text = format!(
+                r#"{{"name": "{name}", "state": "alive", "address": "", "locality": "", "version": "1", "since": "", "self": false,
+                     "rtt_ms": null, "policy": null {enroller}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        // The second is told by an older node.
+        let text = Output::new(Format::Table).render(&table(&[row("a", r#", "enroller": true"#), row("b", "")]));
+        let marked: Vec<bool> = text.lines().skip(1).map(|line| line.trim_end().ends_with("yes")).collect();
+        assert!(text.contains("ENROLLER") && marked == [true, false], "{text}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `skein operator list|new|add|remove|seal|unseal`.
+//! `skein operator list|new|restore|add|remove|seal|unseal`.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -44,6 +44,13 @@ pub enum Command {
         /// Put the key under a passphrase, asked at the terminal; --passphrase-file does so too
         #[arg(long)]
         seal: bool,
+    },
+    /// Write bundle.pem and mesh.toml, which are public, beside keys that lie without them: what the node of this machine says of its mesh
+    #[command(after_help = "Example: skein operator restore /media/vault")]
+    Restore {
+        /// Where the keys lie
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
     },
     /// Add an operator's key to the RoleSet
     #[command(after_help = "Example: skein operator add ann ed25519:... --role admin")]
@@ -120,6 +127,7 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
             ctx.output.table(&mesh.keys, || table(&mesh.keys))
         }
         Command::New { dir, seal } => new(&dir, seal, ctx),
+        Command::Restore { dir } => restore(&dir, ctx).await,
         Command::Seal { new_passphrase_file } => {
             reseal(true, || Passphrase::fresh(new_passphrase_file.as_deref()).map(Some), ctx)
         }
@@ -154,13 +162,35 @@ fn table(keys: &[Key]) -> Table {
 fn new(dir: &std::path::Path, seal: bool, ctx: &Context) -> Result<()> {
     let passphrase = ctx.passphrase.clone();
     let passphrase = if seal { passphrase.for_new_keys()? } else { passphrase };
-    let own = ctx.operator()?;
+    let own = ctx.operator().map_err(|error| {
+        let (at, code) = (dir.display(), error.code.clone());
+        let begun = format!("`skein operator restore {at}` on the machine of a node, then here with --operator {at}");
+        if code == "no_operator" { error.hint(begun) } else { error }
+    })?;
     let (known, key) = (own.known()?, SigningKey::generate());
     let directory = Directory::of(Some(dir), &known.trust_domain).under(passphrase);
     directory.store_operator(&key, &own.bundle()?, &known)?;
     let value = json!({"operator_dir": directory.path(), "public_key": key.public().to_string()});
     ctx.output.show(&value, || {
         format!("{}\n", key.public()) + &format!("# in {}; add it: skein operator add NAME KEY\n", dir.display())
+    })
+}
+
+async fn restore(dir: &std::path::Path, ctx: &Context) -> Result<()> {
+    let mut client = client::connect_here(ctx).await?;
+    let mesh: Mesh = client.get("/v1/mesh").await?;
+    Directory::of(Some(dir), &mesh.trust_domain).restore(&mesh)?;
+    // Which mesh it is rests on that one node: another one's word is to be compared with it.
+    let value = json!({"operator_dir": dir, "node": mesh.node, "trust_domain": mesh.trust_domain, "genesis": mesh.genesis.to_string()});
+    ctx.output.show(&value, || {
+        format!(
+            "{}: bundle.pem and mesh.toml of {}, as {} says\n\
+             genesis {}: the same at every node of the mesh (`skein operator restore` of a new folder at another one prints it)\n",
+            dir.display(),
+            mesh.trust_domain,
+            mesh.node,
+            mesh.genesis
+        )
     })
 }
 

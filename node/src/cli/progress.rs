@@ -6,10 +6,11 @@ use std::{
     time::Duration,
 };
 
+use certs::codec::Millis;
 use policy::changeset::ChangesetId;
 
 use super::{client, context::Context, output::plain};
-use crate::agent::admin::api::Spread;
+use crate::{agent::admin::api::Spread, clock};
 
 /// A wait below this needs no line.
 const SHORT: Duration = Duration::from_secs(1);
@@ -46,6 +47,38 @@ pub(super) async fn of_changeset<T>(work: impl Future<Output = T>, id: &Changese
         done = work => done,
         never = spread(line, id, ctx) => match never {},
     }
+}
+
+/// Waits for `work`, and says meanwhile what is waited for, and for how long.
+pub(super) async fn of<T>(work: impl Future<Output = T>, what: &str) -> T {
+    let Some(line) = Line::here() else { return work.await };
+    tokio::select! {
+        done = work => done,
+        never = counting(line, what) => match never {},
+    }
+}
+
+async fn counting(mut line: Line<io::Stderr>, what: &str) -> std::convert::Infallible {
+    let begun = clock::monotonic();
+    tokio::time::sleep(SHORT).await;
+    loop {
+        line.show(&format!("{what}: {} s", begun.elapsed().as_secs()));
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Shows how far a scenario is that is played: virtual time that has passed, and all of it.
+pub(super) fn of_play() -> impl FnMut(Millis, Millis) {
+    let (mut line, mut shown) = (Line::here(), clock::monotonic());
+    move |played, all| {
+        let Some(line) = line.as_mut().filter(|_| shown.elapsed() >= AGAIN) else { return };
+        shown = clock::monotonic();
+        line.show(&far(played, all));
+    }
+}
+
+fn far(played: Millis, all: Millis) -> String {
+    format!("{} s of {} s played, {} %", played / 1_000, all / 1_000, played * 100 / all.max(1))
 }
 
 async fn spread(mut line: Line<io::Stderr>, id: &ChangesetId, ctx: &Context) -> std::convert::Infallible {
@@ -85,6 +118,12 @@ mod tests {
         assert_eq!(words(&["a", "b"], &[]), "2 of 2 nodes have it");
         assert_eq!(words(&["a"], &["b"]), "1 of 2 nodes have it; not yet b");
         assert_eq!(words(&["a"], &["b", "c", "d"]), "1 of 4 nodes have it; not yet b and 2 more");
+    }
+
+    #[test]
+    fn what_is_played_is_told_in_virtual_time() {
+        assert_eq!(far(12_340, 60_000), "12 s of 60 s played, 20 %");
+        assert_eq!(far(0, 0), "0 s of 0 s played, 0 %");
     }
 
     #[test]

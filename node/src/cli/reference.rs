@@ -1,6 +1,6 @@
 //! The reference of the command line in Markdown, made of the grammar itself: `node/docs/cli.md`.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use clap::{Arg, Command};
 
@@ -14,6 +14,15 @@ Made by `skein man --markdown` from the program's own grammar; a test compares t
 Results go to standard output, remarks and errors to standard error. `-o json` is the contract: fields may come, none goes.
 Exit codes: 0 ok, 1 failed, 2 usage, configuration, document or not joined, 3 warnings under `--strict`, 4 not converged in time,
 5 refused, 6 another process runs as this node. Errors as JSON: `{\"error\": {\"code\", \"message\", \"hint\"}}`, codes are stable.
+";
+
+const ENVIRONMENT: &str = "
+## Flags in the environment
+
+A flag counts before its variable, and that before the file. A variable that names a flag of the command and is not read is named on standard
+error. Not of the program's own are `RUST_LOG` (before `[runtime] log`), `OTEL_*` ([tracing](tracing.md)), `SSL_CERT_FILE` (authorities for HTTPS), `XDG_CONFIG_HOME`,
+`XDG_STATE_HOME` and `XDG_RUNTIME_DIR` (where things lie for others than root), and `NO_COLOR`.
+
 ";
 
 /// The whole reference.
@@ -32,11 +41,35 @@ pub(super) fn markdown() -> String {
             }
         }
     }
+    environment(&command, &mut text);
     // One empty line parts paragraphs, and none stands at the end.
     while text.contains("\n\n\n") {
         text = text.replace("\n\n\n", "\n\n");
     }
     text.trim_end().to_owned() + "\n"
+}
+
+/// The variables by which flags may be given, each with the commands that read it.
+fn environment(command: &Command, text: &mut String) {
+    let mut read = BTreeMap::new();
+    variables(command, "", &mut read);
+    text.push_str(ENVIRONMENT);
+    for (variable, commands) in read {
+        let commands =
+            if commands.iter().any(String::is_empty) { "everywhere".to_owned() } else { commands.join(", ") };
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "- `{variable}`: {commands}");
+    }
+}
+
+fn variables(command: &Command, path: &str, read: &mut BTreeMap<String, Vec<String>>) {
+    let shown = command.get_arguments().filter(|arg| !arg.is_hide_set() && (path.is_empty() || !arg.is_global_set()));
+    for variable in shown.filter_map(|arg| Some(arg.get_env()?.to_string_lossy().into_owned())) {
+        read.entry(variable).or_default().push(if path.is_empty() { String::new() } else { format!("`{path}`") });
+    }
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        variables(sub, format!("{path} {}", sub.get_name()).trim_start(), read);
+    }
 }
 
 fn section(command: &Command, path: &str, text: &mut String) {

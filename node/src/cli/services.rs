@@ -1,7 +1,9 @@
 //! `skein services`.
 
+use std::collections::BTreeMap;
+
 use crate::{
-    agent::admin::api::Service,
+    agent::admin::api::{Overflow, Service},
     cli::{
         context::Context,
         error::{Error, Result},
@@ -33,7 +35,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 fn table(services: &[Service]) -> Table {
-    let mut table = Table::new(&["SERVICE", "PORTS", "ENDPOINTS", "HEALTHY", "STATE", "FROM"]);
+    let mut table = Table::new(&["SERVICE", "PORTS", "ENDPOINTS", "HEALTHY", "STATE", "LIMITS MET", "FROM"]);
     for service in services {
         let word = match (service.endpoints, service.healthy) {
             (0, _) if service.by_name => "by name",
@@ -48,8 +50,19 @@ fn table(services: &[Service]) -> Table {
             cell(service.endpoints.to_string()),
             cell(service.healthy.to_string()),
             state(if service.panic { "panic" } else { word }),
+            cell(limits_met(service)),
             cell(service.entry.as_deref().unwrap_or_default()),
         ]);
     }
     table
+}
+
+/// Which limits of connection pools requests met at the node that was asked, and how often.
+fn limits_met(service: &Service) -> String {
+    let mut limits: BTreeMap<&str, u64> = BTreeMap::new();
+    for Overflow { limit, met, .. } in &service.overflows {
+        let sum = limits.entry(limit).or_default();
+        *sum = sum.saturating_add(*met);
+    }
+    limits.iter().map(|(limit, met)| format!("{limit} {met}")).collect::<Vec<_>>().join(", ")
 }

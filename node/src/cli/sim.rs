@@ -11,6 +11,7 @@ use membership::sim::{
 use crate::cli::{
     context::Context,
     error::{Result, io, usage},
+    progress,
 };
 
 /// The largest file of a scenario, bytes.
@@ -64,7 +65,7 @@ pub(super) fn run(command: Command, ctx: &Context) -> Result<()> {
         Command::Run { scenario: name, seed } => {
             let mut scenario = scenario(&name)?;
             scenario.seed = seed.unwrap_or(scenario.seed);
-            let report = play::play(&scenario, Some(&cpu))
+            let report = play::play(&scenario, Some(&cpu), &mut progress::of_play())
                 .map_err(|error| usage(format!("{name}: {error}"), "`skein sim show kill` prints one that is right"))?;
             ctx.output.show(&report, || text(&report))
         }

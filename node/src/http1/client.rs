@@ -137,7 +137,14 @@ where
     let framing = framing(&parts.headers).map_err(|bad| Error::Body(bad.into()))?;
     let hint = body.size_hint().exact();
     let encoder = match (framing, body.is_end_stream()) {
-        (Framing::Open | Framing::Length(0), true) => None,
+        (Framing::Open, true) => {
+            // Of these methods some servers refuse a request that does not say it (RFC 9110, 8.6).
+            if [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method) {
+                write_length(out.buffer(), 0);
+            }
+            None
+        }
+        (Framing::Length(0), true) => None,
         (Framing::Length(_), true) => return Err(Error::Body("a body is shorter than its Content-Length".into())),
         (Framing::Length(length), false) => Some(Encoder::Length(length)),
         (Framing::Open, false) if let Some(length) = hint => {
@@ -422,6 +429,18 @@ impl<I: Io> Incoming<I> {
         }
     }
 
+    /// Gives the connection up. A server that does not read any more would keep the task that sends the rest, and with it the
+    /// connection and the caller, for as long as it likes: the task is told.
+    fn abandon(&mut self) {
+        if let State::Shared(shared) = std::mem::replace(&mut self.state, State::Gone) {
+            let mut shared = lock(&shared);
+            shared.abandoned = true;
+            if let Some(sender) = shared.sender.take() {
+                sender.wake();
+            }
+        }
+    }
+
     fn poll_decoded(&mut self, cx: &mut Context<'_>) -> Poll<Result<Decoded, Error>> {
         match &mut self.state {
             State::Own { wire, .. } => self.decoder.poll_from(wire, cx),
@@ -456,7 +475,7 @@ impl<I: Io> http_body::Body for Incoming<I> {
             Ok(Decoded::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Ok(Decoded::More | Decoded::End) => None,
             Err(error) => {
-                self.state = State::Gone;
+                self.abandon();
                 Some(Err(error))
             }
         })
@@ -473,12 +492,6 @@ impl<I: Io> http_body::Body for Incoming<I> {
 
 impl<I: Io> Drop for Incoming<I> {
     fn drop(&mut self) {
-        if let State::Shared(shared) = &self.state {
-            let mut shared = lock(shared);
-            shared.abandoned = true;
-            if let Some(sender) = shared.sender.take() {
-                sender.wake();
-            }
-        }
+        self.abandon();
     }
 }

@@ -176,9 +176,12 @@ pub(super) fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     }
 }
 
-/// True if the sender of a request reads trailers of its response.
-pub(super) fn takes_trailers(headers: &HeaderMap) -> bool {
-    headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"))
+/// True if the sender of a request reads trailers of its response: `TE` lists that beside codings, and some give it a weight.
+#[must_use]
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    let items = headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut names = items.map(|item| item.split(|byte| *byte == b';').next().unwrap_or(item).trim_ascii());
+    names.any(|name| name.eq_ignore_ascii_case(b"trailers"))
 }
 
 /// The trailers that a head announces.

@@ -14,7 +14,7 @@ pub mod server;
 mod upgraded;
 mod wire;
 
-pub use head::copy as copy_head;
+pub use head::{copy as copy_head, takes_trailers};
 pub use request::{HeadLimits, host_of};
 pub use upgraded::Upgraded;
 

@@ -14,7 +14,7 @@ use http::{
 };
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
     sync::oneshot,
@@ -174,6 +174,37 @@ async fn an_early_answer_ends_an_endless_request() {
     assert!(body.is_end_stream() && body.release().is_none());
     drop(body);
     timeout(PATIENCE, ended).await.expect("the connection ends").unwrap().ok();
+}
+
+/// A server that reads no more of a request keeps nothing of it once its answer cannot be one.
+#[tokio::test]
+async fn a_broken_answer_ends_the_rest_of_its_request() {
+    for (answer, ends) in [(&b"zz\r\n"[..], false), (b"", true)] {
+        let (near, mut far) = duplex(1_000);
+        let (tasks, held) = (Tasks::new(), Arc::new(()));
+        let (head, holds) = (post("/"), Arc::clone(&held));
+        let frames = stream::repeat_with(move || {
+            let _holds = &holds;
+            Ok::<_, BoxError>(Frame::data(Bytes::from_static(&[7; 1024])))
+        });
+        far.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        let sent = Connection::new(near).send(&head, StreamBody::new(frames), &tasks);
+        let mut body = timeout(PATIENCE, sent).await.unwrap().unwrap().into_body();
+        far.write_all(answer).await.unwrap();
+        if ends {
+            far.shutdown().await.unwrap();
+        }
+        let broken = timeout(PATIENCE, body.frame()).await.unwrap();
+        assert!(matches!(broken, Some(Err(Error::Parse(_) | Error::Ended))), "{broken:?}");
+        // The body is still there, as it is where the caller has not taken the error yet.
+        let gone = async {
+            while Arc::strong_count(&held) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, gone).await.expect("nobody keeps the request's body");
+        drop(body);
+    }
 }
 
 /// On threads, so that a deadlock does not stop the clock.

@@ -21,7 +21,7 @@ use super::{
     accept::{self, Accepted, Handover},
     count,
     dial::{self, CONNECT_TIMEOUT, Carrier, Dialled, Target},
-    error::Error,
+    error::{Error, Limit},
     lease::{Lease, Link, Pings},
     live::{Handle, OUTBOUND, proven::Shown},
     pool::{Connection, Dialling, Group, Pool, Slot, Step},
@@ -253,8 +253,8 @@ impl Worker {
     }
 
     fn counted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(Error::Overflow(_)) = &result {
-            count(&self.shared.mesh.shared.counters.overflows);
+        if let Err(Error::Overflow(limit)) = &result {
+            count(self.shared.mesh.shared.counters.overflows(*limit));
         }
         result
     }
@@ -262,7 +262,7 @@ impl Worker {
     /// Waits for one of this node's own limits, and no longer than this.
     async fn within<T>(&self, until: Instant, room: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let room = timeout_at(until, room).await;
-        self.counted(room.unwrap_or(Err(Error::Overflow("requests under way to one identity of a node"))))
+        self.counted(room.unwrap_or(Err(Error::Overflow(Limit::Requests))))
     }
 
     /// A stream whose preface was written.
@@ -301,7 +301,7 @@ impl Worker {
             Step::Open(slot) => Ok(self.open_on(slot).await?.map(|stream| (stream, true))),
             Step::Claim(secure) => Ok(adopt(group, secure, call.preface).await.ok().map(|stream| (stream, false))),
             Step::Wait(dialling) => dialling.await.map(|()| None),
-            Step::Full => self.counted(Err(Error::Overflow("streams"))),
+            Step::Full => self.counted(Err(Error::Overflow(Limit::Streams))),
         }
     }
 
@@ -313,7 +313,7 @@ impl Worker {
                 Ok(Some(VirtualStream::quic(send, recv, facts, Some(Box::new(slot)))))
             }
             Ok(Err(_)) => Ok(None),
-            Err(_) => self.counted(Err(Error::Overflow("streams"))),
+            Err(_) => self.counted(Err(Error::Overflow(Limit::Streams))),
         }
     }
 
@@ -361,7 +361,7 @@ impl Worker {
         let target = self.target(call, 0);
         self.counted(self.admit(&target))?;
         let shown = Shown::on(&self.shared.mesh, &target);
-        match dial::dial_tcp(&self.shared.mesh, &target).await? {
+        match self.counted(dial::dial_tcp(&self.shared.mesh, &target).await)? {
             Dialled { carrier: Carrier::Tcp(tls), peer, chain } => {
                 adopt(group, Secure::dialled(&self.shared.mesh, tls, peer, chain, shown), call.preface).await
             }
@@ -376,7 +376,7 @@ impl Worker {
             return Err(Error::NoIdentity(target.own.clone()));
         }
         if shared.live.outbound() >= MAX_DATA_CONNECTIONS && !shared.pools.evict() {
-            return Err(Error::Overflow("data connections"));
+            return Err(Error::Overflow(Limit::Connections));
         }
         Ok(())
     }

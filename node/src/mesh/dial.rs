@@ -11,7 +11,11 @@ use rustls::pki_types::CertificateDer;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsStream;
 
-use super::{Mesh, Transport, accept, count, error::Error, quic, tls_tcp};
+use super::{
+    Mesh, Transport, accept, count,
+    error::{Error, Limit},
+    quic, tls_tcp,
+};
 use crate::{clock, descriptors};
 
 /// Silence on UDP after which TCP is tried beside it.
@@ -170,7 +174,7 @@ async fn over_quic(mesh: &Mesh, endpoint: quinn::Endpoint, target: &Target) -> R
 async fn over_tcp(mesh: &Mesh, target: &Target) -> Result<Dialled, Failed> {
     let shared = &mesh.shared;
     if target.conversation == Conversation::Data && descriptors::are_short() {
-        return Err(Failed { error: Error::Overflow("file descriptors"), is_final: true, refused: false });
+        return Err(Failed { error: Error::Overflow(Limit::Descriptors), is_final: true, refused: false });
     }
     let tls = shared.tls.client(target.conversation, &target.own, target.expect.as_ref());
     let name = server_name(target.expect.as_ref(), &shared.own.trust_domain);

@@ -1,6 +1,6 @@
 //! Why a stream to another node failed: whose fault it is, and whether a retry is safe.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::id::SpiffeId;
 
@@ -15,7 +15,7 @@ pub enum Error {
     Stopping,
     /// A limit of this node was reached and its queue is full, or waiting in it took too long. Nothing was sent.
     #[error("too many {0}")]
-    Overflow(&'static str),
+    Overflow(Limit),
     /// No connection came about. Nothing was sent.
     #[error("no connection to {node} at {address}: {reason}")]
     Connect {
@@ -64,6 +64,51 @@ pub enum Error {
     /// The body of the request failed on our side; the peer saw a reset.
     #[error("the request's body failed: {0}")]
     RequestBody(Arc<str>),
+}
+
+/// A limit of this node on what leads to other nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Requests that a worker has under way to one identity of a node.
+    Requests,
+    /// Those that wait for it.
+    Waiting,
+    /// Streams of the connections there.
+    Streams,
+    /// Data connections that the node dials, all workers together.
+    Connections,
+    /// File descriptors that are left for connections.
+    Descriptors,
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Limit; 5] =
+        [Limit::Requests, Limit::Waiting, Limit::Streams, Limit::Connections, Limit::Descriptors];
+
+    /// As metrics name it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Limit::Requests => "requests",
+            Limit::Waiting => "waiting",
+            Limit::Streams => "streams",
+            Limit::Connections => "connections",
+            Limit::Descriptors => "descriptors",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Limit::Requests => "requests under way to one identity of a node",
+            Limit::Waiting => "waiting requests",
+            Limit::Streams => "streams",
+            Limit::Connections => "data connections",
+            Limit::Descriptors => "file descriptors",
+        })
+    }
 }
 
 /// On whose account a failure goes.

@@ -350,9 +350,11 @@ impl http_body::Body for LeasedBody {
             Incoming::Http1(incoming) => {
                 ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(|error| text(&error)))
             }
-            Incoming::Http2(incoming) => {
-                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(|error| text(&error)))
-            }
+            Incoming::Http2(incoming) => match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                // Reset in the middle, without an error: hyper takes that for an end.
+                None if !incoming.is_end_stream() => Some(Err("the stream was reset before its end".into())),
+                frame => frame.map(|frame| frame.map_err(|error| text(&error))),
+            },
         };
         Poll::Ready(match frame {
             None => {

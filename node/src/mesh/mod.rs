@@ -53,7 +53,7 @@ use certs::{
 use tokio::sync::{mpsc, watch};
 
 pub use conversation::{admin, join};
-pub use error::{Error, Fault, Retry};
+pub use error::{Error, Fault, Limit, Retry};
 pub use preface::{Preface, Protocol};
 
 use crate::{clock, tasks::Tasks};
@@ -132,14 +132,22 @@ pub struct Counters {
     pub handshake_failures: AtomicU64,
     /// First packets whose sender had to prove its address.
     pub retries: AtomicU64,
-    /// Streams refused unread because this node drains.
+    /// Streams and connections refused unread: this node drains, has too many of one node, or too few file descriptors.
     pub refused: AtomicU64,
-    /// Calls that found a limit reached.
-    pub overflows: AtomicU64,
+    /// Calls that found a limit reached, by limit.
+    overflows: [AtomicU64; Limit::ALL.len()],
     /// Connections, dialled by this node, that went on by renewed certificates.
     pub proven: AtomicU64,
     /// Connections closed because a node was gone, a peer no longer counted, or a certificate ended.
     pub revoked: AtomicU64,
+}
+
+impl Counters {
+    /// Calls that found this limit reached.
+    #[must_use]
+    pub const fn overflows(&self, limit: Limit) -> &AtomicU64 {
+        &self.overflows[limit as usize]
+    }
 }
 
 /// Adds one.

@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::{
     data::Call,
-    error::{Code, Error},
+    error::{Code, Error, Limit},
     lease::Link,
     live::{Guard, Retirement},
     occupancy::Occupancy,
@@ -256,7 +256,7 @@ impl Group {
         if let Some(permit) = self.free_permit() {
             return Ok(permit);
         }
-        let _waiting = Waiting::enter(&self.waiting).ok_or(Error::Overflow("waiting requests"))?;
+        let _waiting = Waiting::enter(&self.waiting).ok_or(Error::Overflow(Limit::Waiting))?;
         self.permits.clone().acquire_owned().await.map_err(|_| Error::Stopping)
     }
 
@@ -265,7 +265,7 @@ impl Group {
         if let Ok(permit) = self.dials.try_acquire() {
             return Ok(permit);
         }
-        let _waiting = Waiting::enter(&self.waiting).ok_or(Error::Overflow("waiting requests"))?;
+        let _waiting = Waiting::enter(&self.waiting).ok_or(Error::Overflow(Limit::Waiting))?;
         self.dials.acquire().await.map_err(|_| Error::Stopping)
     }
 
@@ -446,7 +446,7 @@ mod tests {
         for one in &mut waiting {
             assert!(futures_util::poll!(one.as_mut()).is_pending());
         }
-        assert!(matches!(group.permit().await, Err(Error::Overflow("waiting requests"))));
+        assert!(matches!(group.permit().await, Err(Error::Overflow(Limit::Waiting))));
         drop(held.pop());
         assert!(waiting.remove(0).await.is_ok(), "who came first");
         assert!(futures_util::poll!(Box::pin(group.permit())).is_pending(), "one place is free");

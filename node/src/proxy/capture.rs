@@ -27,10 +27,10 @@ use crate::{
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use certs::id::ServiceAccount;
-use found::{by_address, by_host, entry, service, told_by_names};
+use found::{by_address, by_host, entry, in_networks, service, told_by_names};
 use http::{Request, header::HOST, uri::Authority};
 use policy::{
-    compile::EntryService,
+    compile::{At, EntryService},
     hosts::Protocol,
     route::{Called, Source},
 };
@@ -278,8 +278,14 @@ impl Captured {
                 let snapshot = context.current.load();
                 let (port, spoken) = (original.port(), Protocol::Tls);
                 let (entries, scope) = (snapshot.compiled.entries(), snapshot.compiled.scope(&source));
-                service(&snapshot.services, &name, scope, port, spoken)
-                    .or_else(|| entry(entries, &name, scope, port, spoken))
+                match in_networks(&snapshot, &source, original) {
+                    Some(at) => {
+                        let made = at.by_server_name(&name);
+                        made.map(|made| Place::Known(Called::Host(Arc::clone(&made.host)), port))
+                    }
+                    None => service(&snapshot.services, &name, scope, port, spoken)
+                        .or_else(|| entry(entries, &name, scope, port, spoken)),
+                }
             }
             Spoken::Http2 => return Ok(Destination::ByRequest),
             Spoken::Tls(None) | Spoken::Bytes => None,
@@ -295,8 +301,13 @@ impl Captured {
             return Some(found);
         }
         let is_at = |made: &EntryService| snapshot.foreign.get(made).is_some_and(|foreign| foreign.is_at(ip));
-        if let Some(made) = snapshot.compiled.entries().at(ip, port, snapshot.compiled.scope(source), is_at) {
-            return Some(Destination::Mesh(Place::Known(Called::Host(Arc::clone(&made.host)), port)));
+        match snapshot.compiled.entries().at(ip, port, snapshot.compiled.scope(source), is_at) {
+            Some(At::Host(made)) => {
+                return Some(Destination::Mesh(Place::Known(Called::Host(Arc::clone(&made.host)), port)));
+            }
+            // Its name tells, which is yet to come.
+            Some(At::Named(_)) => return None,
+            None => {}
         }
         (!self.speaks_names(context, &snapshot, port)).then_some(Destination::Original)
     }

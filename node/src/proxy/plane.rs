@@ -169,17 +169,10 @@ fn register_circuits(shared: &Shared) {
     shared.telemetry.collect("skein_panicking_clusters", help, Kind::Gauge, panics);
     let circuits = Arc::clone(&shared.circuits);
     let overflows = move || {
-        let resources = [
-            (Resource::Connections, "connections"),
-            (Resource::Pending, "pending"),
-            (Resource::Requests, "requests"),
-            (Resource::Retries, "retries"),
-        ];
         let rows = |circuit: Arc<Circuit>| {
-            resources.map(|(resource, name)| {
-                let labels =
-                    vec![label("caller", &circuit.caller), label("cluster", &circuit.cluster), label("limit", name)];
-                one(labels, circuit.pool.overflows(resource))
+            Resource::ALL.map(|resource| {
+                let (caller, cluster) = (label("caller", &circuit.caller), label("cluster", &circuit.cluster));
+                one(vec![caller, cluster, label("limit", resource.word())], circuit.pool.overflows(resource))
             })
         };
         circuits.all().into_iter().flat_map(rows).filter(|sample| sample.value > 0.0).collect()

@@ -20,6 +20,7 @@ pub(super) type Family = series::Family<Cells>;
 #[repr(align(64))]
 pub(super) struct Cells {
     opened: AtomicU64,
+    nowhere: AtomicU64,
     closed: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
@@ -29,20 +30,38 @@ pub(super) struct Cells {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Totals {
     pub(super) opened: u64,
+    /// Those of them that led nowhere: no metric tells of it, and not each has a flag.
+    pub(super) nowhere: u64,
     pub(super) closed: u64,
     pub(super) sent: u64,
     pub(super) received: u64,
 }
 
+impl Cells {
+    fn all(&self) -> [&AtomicU64; 5] {
+        [&self.opened, &self.nowhere, &self.closed, &self.sent, &self.received]
+    }
+}
+
 impl series::Cells for Cells {
     type Sum = Totals;
 
+    const METRICS: &'static [&'static str] = &[
+        "istio_tcp_connections_opened_total",
+        "istio_tcp_connections_closed_total",
+        "istio_tcp_sent_bytes_total",
+        "istio_tcp_received_bytes_total",
+    ];
+
     fn add_to(&self, sum: &mut Totals) {
-        let cells = [&self.opened, &self.closed, &self.sent, &self.received];
-        let sums = [&mut sum.opened, &mut sum.closed, &mut sum.sent, &mut sum.received];
-        for (cell, sum) in cells.into_iter().zip(sums) {
+        let sums = [&mut sum.opened, &mut sum.nowhere, &mut sum.closed, &mut sum.sent, &mut sum.received];
+        for (cell, sum) in self.all().into_iter().zip(sums) {
             *sum = sum.wrapping_add(cell.load(Relaxed));
         }
+    }
+
+    fn take(&self, other: &Self) {
+        self.all().into_iter().zip(other.all()).for_each(|(own, other)| add(own, other.load(Relaxed)));
     }
 }
 
@@ -74,6 +93,13 @@ impl Connected {
     /// It is there.
     pub fn opened(&self) {
         self.count(|cells| &cells.opened, 1);
+    }
+
+    /// It came and led nowhere, which is all that there was of it.
+    pub fn led_nowhere(&self) {
+        self.opened();
+        self.count(|cells| &cells.nowhere, 1);
+        self.closed();
     }
 
     /// It is over.
@@ -126,7 +152,7 @@ mod tests {
         }
         let mut totals: Vec<Totals> = family.series().iter().map(|series| series.sum()).collect();
         totals.sort_by_key(|totals| totals.closed);
-        let open = Totals { opened: 2, closed: 0, sent: 10, received: 14 };
+        let open = Totals { opened: 2, sent: 10, received: 14, ..Totals::default() };
         assert_eq!(totals, [open, Totals { closed: 2, ..Totals::default() }]);
     }
     #[test]

@@ -59,6 +59,12 @@ impl Flags {
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+
+    /// True if any of those is among these.
+    #[must_use]
+    pub const fn has_any(self, of: Self) -> bool {
+        self.0 & of.0 != 0
+    }
 }
 
 impl fmt::Display for Flags {

@@ -162,6 +162,19 @@ pub struct Summary {
     pub flags: Flags,
 }
 
+impl Summary {
+    /// True if an answer that had begun was broken off by its server, on the way or by a timeout.
+    pub(super) fn is_cut(&self) -> bool {
+        self.code != 0 && self.grpc_status.is_none() && self.flags.has_any(Flags::UC.with(Flags::UT))
+    }
+
+    /// True if an answer to gRPC says no status, and its caller did not leave. 401 and 403 gRPC's clients read as statuses of who may not.
+    pub(super) fn lacks_status(&self) -> bool {
+        let is_told = self.grpc_status.is_some() || matches!(self.code, 0 | 401 | 403);
+        self.protocol == Protocol::Grpc && !is_told && !self.flags.has_any(Flags::DC)
+    }
+}
+
 /// How policy has the metrics of a request differ from Istio's.
 #[derive(Debug, Clone)]
 pub struct Shape {
@@ -200,6 +213,18 @@ impl Labels {
     pub(super) fn keeps(&self, metric: &str) -> bool {
         let shape = self.shape.as_ref().and_then(|shape| shape.rule.shape(metric));
         !shape.is_some_and(|shape| shape.disabled)
+    }
+
+    /// True if policy has any metric kept of the series.
+    pub(super) fn is_offered(&self) -> bool {
+        self.shape.as_ref().is_none_or(|shape| shape.rule.offers())
+    }
+
+    /// What the metric and the labels that it has come to in a hash: by 64 bits, of which two of some ten thousand are hardly ever the same.
+    pub(super) fn identity(&self, metric: &str, mut hasher: impl Hasher) -> u64 {
+        metric.hash(&mut hasher);
+        self.each(metric, |name, value| (name, value).hash(&mut hasher));
+        hasher.finish()
     }
 
     /// Calls `each` with every label that the metric has, in order.

@@ -62,19 +62,19 @@ pub(super) fn pieces(
     format: Format,
 ) -> impl Iterator<Item = String> + Send + use<> {
     let own = own.shown().into_iter().map(move |metric| of_own(&metric, format));
-    let (all, connected) = (shared(requests.series()), shared(connections.series()));
+    let (all, connected) = (All::of(requests), All::of(connections));
     // The overflow holds what is of any protocol.
     let grpc = |series: &&Arc<Series>| {
         series.labels.summary.protocol == Protocol::Grpc || series.messages() != Default::default()
     };
-    let messages = shared(all.iter().filter(grpc).cloned().collect());
+    let messages = All { series: all.series.iter().filter(grpc).cloned().collect(), ..all.clone() };
     let histograms = {
-        let all = Arc::clone(&all);
+        let all = all.clone();
         HISTOGRAMS.into_iter().flat_map(move |about| histogram(&all, about))
     };
     let counted = counter(all, REQUESTS, format);
-    let messages = MESSAGES.into_iter().flat_map(move |about| counter(Arc::clone(&messages), about, format));
-    let connected = OF_CONNECTIONS.into_iter().flat_map(move |about| counter(Arc::clone(&connected), about, format));
+    let messages = MESSAGES.into_iter().flat_map(move |about| counter(messages.clone(), about, format));
+    let connected = OF_CONNECTIONS.into_iter().flat_map(move |about| counter(connected.clone(), about, format));
     let end = (format == Format::OpenMetrics).then(|| "# EOF\n".to_owned());
     let mut texts = own.chain(counted).chain(histograms).chain(messages).chain(connected).chain(end);
     iter::from_fn(move || {
@@ -87,11 +87,24 @@ pub(super) fn pieces(
     })
 }
 
-/// Series that several metrics tell of.
-type All<C> = Arc<[Arc<series::Series<C>>]>;
+/// What several metrics tell of.
+struct All<C: Cells> {
+    series: Arc<[Arc<series::Series<C>>]>,
+    /// What those that are gone add to those that are there.
+    forgotten: Arc<series::Forgotten<C>>,
+}
 
-fn shared<C: Cells>(all: Vec<Arc<series::Series<C>>>) -> All<C> {
-    all.into()
+impl<C: Cells> All<C> {
+    fn of(family: &series::Family<C>) -> Self {
+        let (series, forgotten) = family.told();
+        Self { series: series.into(), forgotten }
+    }
+}
+
+impl<C: Cells> Clone for All<C> {
+    fn clone(&self) -> Self {
+        Self { series: Arc::clone(&self.series), forgotten: Arc::clone(&self.forgotten) }
+    }
 }
 
 /// A metric of Skein's own.
@@ -156,7 +169,7 @@ fn histogram(
     all: &All<requests::Cells>,
     (name, help, of, thousandths): Histogram,
 ) -> impl Iterator<Item = String> + Send + use<> {
-    let lines = gathered(Arc::clone(all), name, of, Counts::add).map(move |(labels, counts)| {
+    let lines = gathered(all.clone(), name, of, Counts::add).map(move |(labels, counts)| {
         let (mut text, mut below) = (String::new(), 0);
         let separator = if labels.is_empty() { '{' } else { ',' };
         for (bucket, count) in counts.buckets.iter().enumerate() {
@@ -185,24 +198,29 @@ fn histogram(
 /// What series say of a metric, by its labels as text. Series whose labels are the same, because policy takes some away, are one: then
 /// the labels of all of them are held while the metric is told.
 fn gathered<C: Cells, T: Send + 'static>(
-    all: All<C>,
+    All { series, forgotten }: All<C>,
     metric: &'static str,
     of: fn(&series::Series<C>) -> T,
     add: fn(&mut T, &T),
 ) -> Box<dyn Iterator<Item = (String, T)> + Send> {
-    let shaped = all.iter().any(|series| series.labels.shape.is_some());
-    let each = (0..all.len()).filter_map(move |place| {
-        let series = &all[place];
-        series.labels.keeps(metric).then(|| (labels(&series.labels, metric), of(series)))
-    });
-    if !shaped {
-        return Box::new(each);
+    let merged = !forgotten.is_empty() || series.iter().any(|series| series.labels.shape.is_some());
+    if !merged {
+        return Box::new((0..series.len()).filter_map(move |place| {
+            let series = &series[place];
+            series.labels.keeps(metric).then(|| (labels(&series.labels, metric), of(series)))
+        }));
     }
     let mut sums: BTreeMap<String, T> = BTreeMap::new();
-    for (labels, value) in each {
-        match sums.entry(labels) {
+    for series in series.iter().filter(|series| series.labels.keeps(metric)) {
+        let mut value = of(series);
+        match sums.entry(labels(&series.labels, metric)) {
             Entry::Occupied(mut sum) => add(sum.get_mut(), &value),
-            Entry::Vacant(free) => drop(free.insert(value)),
+            Entry::Vacant(free) => {
+                if let Some(gone) = forgotten.of(&series.labels, metric) {
+                    add(&mut value, &of(gone));
+                }
+                free.insert(value);
+            }
         }
     }
     Box::new(sums.into_iter())
@@ -362,6 +380,14 @@ mod tests {
             assert_eq!(of("_bucket", "le=\"+Inf\""), Some("1".into()));
             assert_eq!((of("_sum", ""), of("_count", "")), (Some(sum.into()), Some("1".into())), "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_told_is_what_is_remembered_of_forgotten_series() {
+        let of_requests =
+            [REQUESTS.0].into_iter().chain(HISTOGRAMS.map(|about| about.0)).chain(MESSAGES.map(|of| of.0));
+        assert!(of_requests.eq(requests::Cells::METRICS.iter().copied()));
+        assert!(OF_CONNECTIONS.iter().map(|about| about.0).eq(connections::Cells::METRICS.iter().copied()));
     }
 
     #[test]

@@ -154,12 +154,32 @@ impl Cells {
     }
 }
 
+impl Cells {
+    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
+        let sums = [&self.duration_sum, &self.received_sum, &self.sent_sum, &self.asked, &self.answered];
+        sums.into_iter().chain(&self.durations).chain(&self.received).chain(&self.sent)
+    }
+}
+
 impl series::Cells for Cells {
     type Sum = Counts;
+
+    const METRICS: &'static [&'static str] = &[
+        "istio_requests_total",
+        "istio_request_duration_milliseconds",
+        "istio_request_bytes",
+        "istio_response_bytes",
+        "istio_request_messages_total",
+        "istio_response_messages_total",
+    ];
 
     /// Every request has a duration.
     fn add_to(&self, sum: &mut Counts) {
         sum.take(&self.durations, &self.duration_sum);
+    }
+
+    fn take(&self, other: &Self) {
+        self.all().zip(other.all()).for_each(|(own, other)| add(own, other.load(Ordering::Relaxed)));
     }
 }
 
@@ -313,7 +333,7 @@ mod tests {
     use super::*;
     use crate::telemetry::{
         Reporter,
-        series::{IDLE, SERIES_LIMIT, overflow},
+        series::{IDLE, SERIES_LIMIT, overflow, testing::rule},
     };
 
     fn pair(service: &str) -> Arc<Pair> {
@@ -380,6 +400,26 @@ mod tests {
             over.iter().map(|series| (series.labels.pair.reporter, series.durations().count())).collect();
         assert_eq!(counts, [(Reporter::Source, 3), (Reporter::Destination, 2)], "sums by reporter stay right");
         assert_eq!(family.overflowed().count(), 5);
+    }
+
+    #[test]
+    fn what_no_metric_tells_takes_no_room_and_is_not_in_the_overflow() {
+        let (family, off) = (Arc::new(Family::new(1)), Shape { rule: rule("{disabled: true}"), values: Vec::new() });
+        let count = |service: usize, shape: Option<&Shape>| {
+            let recorder = Recorder::new(Arc::clone(&family), no_connections(), 0, pair(&service.to_string()));
+            recorder.record(summary(200), &took(Duration::ZERO), shape.cloned());
+        };
+        (0..SERIES_LIMIT + 3).for_each(|service| count(service, Some(&off)));
+        assert_eq!((family.length(), family.series().len()), (0, 0));
+        let mut seen = 0;
+        family.sweep(0, |_, counts| seen += counts.count());
+        assert_eq!(seen, SERIES_LIMIT as u64 + 3, "pages tell of all");
+        assert_eq!(family.overflowed().count(), 3, "they have so much room, too");
+        (0..SERIES_LIMIT).for_each(|service| count(service, None));
+        assert_eq!(family.length(), SERIES_LIMIT);
+        count(SERIES_LIMIT, None);
+        let over = family.series().into_iter().filter(|series| &*series.labels.pair.service == "overflow");
+        assert_eq!(over.map(|series| series.durations().count()).collect::<Vec<_>>(), [1]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! time. Pages and `top` read it; nothing of it is on the way of a request.
 
 use super::{
-    Flags, connections,
+    connections,
     connections::Totals,
     labels::{Labels, Pair, Protocol, Summary},
     requests::{BOUNDS, BUCKETS, Counts, Family},
@@ -19,6 +19,8 @@ pub const SLOT: Millis = 30_000;
 pub const SLOTS: usize = 30;
 /// Pairs of one slot; further ones are left out.
 const PAIRS: usize = 2_000;
+/// Pairs whose open connections are reckoned; of further ones none count as open.
+const OPEN: usize = 2_000;
 /// Kinds of failure that are told apart in one slot of a pair.
 const FAILURES: usize = 8;
 
@@ -82,7 +84,15 @@ pub(super) struct Traffic {
     /// The newest last.
     slots: VecDeque<Slot>,
     /// Connections of bytes that go on, of pairs that have any.
-    open: HashMap<Arc<Pair>, i64>,
+    open: HashMap<Arc<Pair>, Open>,
+}
+
+/// Connections of a pair that go on. The end of one may be counted in another series than its begin, and be looked at first: below none
+/// until the next look. Who is below none for longer began when there was no room.
+#[derive(Debug, Default)]
+struct Open {
+    count: i64,
+    was_below_none: bool,
 }
 
 #[derive(Debug, Default)]
@@ -117,15 +127,21 @@ impl Traffic {
         family.sweep(now, |labels, counts| slot.add(labels, counts));
         let open = &mut self.open;
         connections.look(now, |labels, before, sum| {
-            let carried = carried(labels.summary.flags, before, sum);
+            let carried = carried(before, sum);
             let closed = sum.closed.saturating_sub(before.closed);
-            if slot.carry(&labels.pair, carried) {
-                let now_open = open.entry(Arc::clone(&labels.pair)).or_default();
-                // The end of one may be counted in another series than its begin, and be looked at first.
-                *now_open = now_open.saturating_add_unsigned(carried.opened).saturating_sub_unsigned(closed);
+            let is_told = slot.carry(&labels.pair, carried);
+            if open.len() < OPEN || open.contains_key(&labels.pair) {
+                let count = &mut open.entry(Arc::clone(&labels.pair)).or_default().count;
+                *count = count.saturating_add_unsigned(carried.opened).saturating_sub_unsigned(closed);
+            } else if is_told {
+                slot.left_out += carried.opened;
             }
         });
-        open.retain(|_, open| *open != 0);
+        open.retain(|_, open| {
+            let is_below_none = open.count < 0;
+            let was_below_none = std::mem::replace(&mut open.was_below_none, is_below_none);
+            open.count != 0 && !(is_below_none && was_below_none)
+        });
     }
 
     /// Everything that is kept.
@@ -172,7 +188,7 @@ impl Traffic {
             }
         }
         for (pair, open) in &self.open {
-            all.entry(pair).or_insert_with(|| none(pair)).open = u64::try_from(*open).unwrap_or(0);
+            all.entry(pair).or_insert_with(|| none(pair)).open = u64::try_from(open.count).unwrap_or(0);
         }
         all.into_values().collect()
     }
@@ -187,12 +203,11 @@ impl Carried {
     }
 }
 
-/// What is new of a series. One that led nowhere is opened under the flag that says why; else a connection is opened under none.
-fn carried(flags: Flags, before: &Totals, sum: &Totals) -> Carried {
-    let opened = sum.opened.saturating_sub(before.opened);
+/// What is new of a series.
+fn carried(before: &Totals, sum: &Totals) -> Carried {
     Carried {
-        opened,
-        failed: if flags == Flags::NONE { 0 } else { opened },
+        opened: sum.opened.saturating_sub(before.opened),
+        failed: sum.nowhere.saturating_sub(before.nowhere),
         sent: sum.sent.saturating_sub(before.sent),
         received: sum.received.saturating_sub(before.received),
     }
@@ -254,15 +269,16 @@ impl Slot {
     }
 }
 
-/// How a request failed, if it did: by a status of 500 and above, or by a gRPC status that a server is to blame for. A caller that
-/// went away is no failure.
+/// How a request failed, if it did: by a status of 500 and above, by a gRPC status that a server is to blame for, or by an answer that broke
+/// off. A caller that went away is no failure.
 fn failure(summary: &Summary) -> Option<String> {
     // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, as OpenTelemetry counts them.
     const SERVERS: [u8; 6] = [2, 4, 12, 13, 14, 15];
     let word = match summary.grpc_status {
         Some(status) if SERVERS.contains(&status) => format!("gRPC {status}"),
         Some(_) => return None,
-        None if summary.code >= 500 => summary.code.to_string(),
+        None if summary.code >= 500 || summary.is_cut() => summary.code.to_string(),
+        None if summary.lacks_status() => format!("{} without gRPC status", summary.code),
         None => return None,
     };
     let flags = summary.flags.to_string();
@@ -332,15 +348,14 @@ mod tests {
         let open = db.connection(Flags::NONE, None);
         open.opened();
         open.received(7);
-        let nowhere = db.connection(Flags::UF, None);
-        nowhere.opened();
-        nowhere.closed();
+        // What policy refuses has no flag.
+        [Flags::UF, Flags::NONE].into_iter().for_each(|flags| db.connection(flags, None).led_nowhere());
         traffic.take(&family, &connections, 0);
         open.sent(5);
         traffic.take(&family, &connections, SLOT);
         let of = |traffic: &Traffic, now| traffic.exchanged(now).connections;
         let (now, before) =
-            (Carried { sent: 5, ..Carried::default() }, Carried { opened: 2, failed: 1, sent: 0, received: 7 });
+            (Carried { sent: 5, ..Carried::default() }, Carried { opened: 3, failed: 2, sent: 0, received: 7 });
         let seen = of(&traffic, SLOT);
         assert_eq!((seen.len(), seen[0].open, seen[0].slots[0], seen[0].slots[1]), (1, 1, now, before));
         // Silent for longer than anything is kept: it goes on all the same.
@@ -350,6 +365,54 @@ mod tests {
         db.connection(Flags::DC, None).closed();
         traffic.take(&family, &connections, late + 1);
         assert_eq!(of(&traffic, late + 1)[0].open, 0, "its end is counted under another flag");
+    }
+
+    #[test]
+    fn open_connections_are_reckoned_whatever_room_their_slot_has() {
+        let (family, connections) = (Arc::new(Family::new(1)), Arc::new(connections::Family::new(1)));
+        let mut traffic = Traffic::default();
+        let connection = |service: &str| both(&family, &connections, service).connection(Flags::NONE, None);
+        let open = |traffic: &Traffic| -> Vec<(String, u64)> {
+            let seen = traffic.exchanged(SLOT).connections.into_iter().filter(|pair| pair.open > 0);
+            seen.map(|pair| (pair.pair.service_name.to_string(), pair.open)).collect()
+        };
+        let early = connection("early");
+        early.opened();
+        traffic.take(&family, &connections, 0);
+        for service in 0..PAIRS {
+            let short = connection(&service.to_string());
+            short.opened();
+            short.closed();
+        }
+        // The slot is full from now on.
+        traffic.take(&family, &connections, SLOT);
+        let late = connection("late");
+        late.opened();
+        early.closed();
+        traffic.take(&family, &connections, SLOT);
+        assert_eq!(open(&traffic), [("late".to_owned(), 1)]);
+        late.closed();
+        traffic.take(&family, &connections, SLOT);
+        assert_eq!(open(&traffic), []);
+        assert!(traffic.open.is_empty(), "{:?}", traffic.open);
+    }
+
+    #[test]
+    fn the_open_connections_of_so_many_pairs_are_reckoned() {
+        let (family, connections) = (Arc::new(Family::new(1)), Arc::new(connections::Family::new(1)));
+        let mut traffic = Traffic::default();
+        let all: Vec<_> = (0..OPEN + 3)
+            .map(|service| both(&family, &connections, &service.to_string()).connection(Flags::NONE, None))
+            .collect();
+        all.iter().for_each(|one| one.opened());
+        traffic.take(&family, &connections, 0);
+        assert_eq!((traffic.open.len(), traffic.exchanged(0).left_out), (OPEN, 3));
+        all.iter().for_each(|one| one.closed());
+        for _ in 0..2 {
+            traffic.take(&family, &connections, 0);
+            assert!(traffic.exchanged(0).connections.iter().all(|pair| pair.open == 0));
+        }
+        assert!(traffic.open.is_empty(), "{:?}", traffic.open);
     }
 
     #[test]
@@ -380,5 +443,23 @@ mod tests {
         assert_eq!(of(200, Some(5), Flags::NONE), None);
         assert_eq!(of(500, None, Flags::NONE), Some("500".to_owned()));
         assert_eq!(of(0, None, Flags::DC), None);
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_is_a_failure_unless_its_caller_left() {
+        let of = |protocol, grpc_status, flags| failure(&Summary { protocol, code: 200, grpc_status, flags });
+        let (http, grpc) = (Protocol::Http, Protocol::Grpc);
+        for (flags, said) in [(Flags::UC, "200 UC"), (Flags::UT, "200 UT"), (Flags::UC.with(Flags::DI), "200 UC,DI")] {
+            assert_eq!(of(http, None, flags).as_deref(), Some(said));
+            assert_eq!(of(grpc, None, flags).as_deref(), Some(said));
+        }
+        assert_eq!(of(grpc, None, Flags::NONE).as_deref(), Some("200 without gRPC status"), "it ended in order");
+        assert_eq!(of(grpc, None, Flags::SI).as_deref(), Some("200 without gRPC status SI"));
+        for flags in [Flags::NONE, Flags::DC, Flags::SI] {
+            assert_eq!(of(http, None, flags), None, "{flags}");
+        }
+        assert_eq!((of(grpc, None, Flags::DC), of(grpc, Some(0), Flags::UC)), (None, None));
+        let refused = Summary { protocol: grpc, code: 403, grpc_status: None, flags: Flags::NONE };
+        assert_eq!(failure(&refused), None, "by a server that speaks no gRPC, and not to blame");
     }
 }

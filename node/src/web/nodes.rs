@@ -172,6 +172,7 @@ mod tests {
             loss: None,
             reaches: reaches.map(|all| all.iter().map(|(name, rtt)| (node(name), *rtt)).collect::<BTreeMap<_, _>>()),
             unasked: false,
+            enroller: false,
             policy: None,
             connections: NodeConnections { quic: 2, requests: 7, ..NodeConnections::default() },
         }

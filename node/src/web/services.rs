@@ -11,7 +11,7 @@ use super::{
     overview, paging,
     words::{self, segment},
 };
-use crate::agent::admin::api::{Connections, Edge, Endpoint, Outlier, Party, Port, Route, Service, Traffic};
+use crate::agent::admin::api::{Connections, Edge, Endpoint, Outlier, Overflow, Party, Port, Route, Service, Traffic};
 
 /// The list, of those whose name holds `search`.
 pub(super) fn list(all: &[Service], traffic: &Traffic, search: &str, page: usize) -> Markup {
@@ -158,7 +158,7 @@ pub(super) fn one(of: &Of, seen: &Seen<'_>, traffic: &Traffic) -> Markup {
             (endpoints(part.rows))
         }
         (part.links(&format!("/services/{}/{}?page=", segment(&of.namespace), segment(&of.name))))
-        section #out data-live { (overview::out(&outliers)) }
+        section #out data-live { (overview::out(&outliers)) (limits_met(seen.service)) }
         @if of.service.is_some() { section #calls data-live {
             h2 { "What it calls" }
             @if !sent.is_empty() || connects.is_empty() { (called(&sent)) }
@@ -168,6 +168,34 @@ pub(super) fn one(of: &Of, seen: &Seen<'_>, traffic: &Traffic) -> Markup {
             h2 { "Routes" }
             (routed(&routes))
             @if let Some(url) = &url { p { a href={ "/explain?url=" (segment(url)) } { "Explain a request to it" } } }
+        }
+    }
+}
+
+/// Limits of connection pools that requests met at this node.
+fn limits_met(services: &[Service]) -> Markup {
+    let all: Vec<&Overflow> = services.iter().flat_map(|service| &service.overflows).collect();
+    html! {
+        @if !all.is_empty() {
+            h2 { "Limits that were met" }
+            p { "By requests at this node, since it started: limits of connectionPool, in a DestinationRule or Sidecar. Where " code { "connections" } " is met a request may wait; else it is answered 503 " code { "UO" } "." }
+            table.cards {
+                thead { tr {
+                    th scope="col" { "Caller" } th scope="col" { "Cluster" } th scope="col" { "Limit" }
+                    th.number scope="col" { "Now" } th.number scope="col" { "Met" }
+                } }
+                tbody {
+                    @for met in all {
+                        tr {
+                            th scope="row" { (met.caller) }
+                            td.whole data-label="Cluster" { (met.cluster) }
+                            td data-label="Limit" { code { (met.limit) } }
+                            td.number data-label="Now" { (met.under_way) }
+                            td.number data-label="Met" { (met.met) }
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -371,7 +399,17 @@ mod tests {
 
     fn service(name: &str, endpoints: usize, healthy: usize) -> Service {
         let (namespace, name) = ("shop".into(), name.into());
-        Service { namespace, name, ports: Vec::new(), endpoints, healthy, panic: false, entry: None, by_name: false }
+        Service {
+            namespace,
+            name,
+            ports: Vec::new(),
+            endpoints,
+            healthy,
+            panic: false,
+            entry: None,
+            by_name: false,
+            overflows: Vec::new(),
+        }
     }
 
     fn of(name: &str) -> Of {

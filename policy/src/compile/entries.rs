@@ -54,6 +54,15 @@ pub struct Entries {
     by_name: bool,
 }
 
+/// Whom an address means.
+#[derive(Debug)]
+pub enum At<'e> {
+    /// This one.
+    Host(&'e Arc<EntryService>),
+    /// TLS in a network: the one of these whose name the connection asks for, or none of them. Oldest first.
+    Named(Vec<&'e Arc<EntryService>>),
+}
+
 /// Which ServiceEntries make a host: whose namespace counts as the host's own depends on who asks.
 pub(super) type Owners = Vec<(DocumentId, ExportTo)>;
 
@@ -89,6 +98,20 @@ impl EntryService {
                 let all: Vec<u16> = http.collect();
                 let plain = || all.iter().find(|port| **port == super::PLAIN_HTTP);
                 if let [only] = all[..] { Some(only) } else { plain().copied() }
+            }
+        }
+    }
+}
+
+impl<'e> At<'e> {
+    /// The one that a connection means which asks TLS for this name.
+    pub fn by_server_name(self, name: &str) -> Option<&'e Arc<EntryService>> {
+        match self {
+            Self::Host(made) => Some(made),
+            Self::Named(all) => {
+                let name = as_written(name);
+                let covering = all.into_iter().filter(|made| hosts::covers(&made.host, &name));
+                covering.min_by(|a, b| hosts::by_specificity(&a.host, &b.host))
             }
         }
     }
@@ -170,7 +193,7 @@ impl Entries {
         hits.take_while(|made| made.host == best).min_by_key(foreign)
     }
 
-    /// The one that a connection to this address means to callers of this namespace, if it has the port: whose address it is, or in
+    /// What a connection to this address means to callers of this namespace, if that has the port: whose address it is, or in
     /// whose network it lies, of several the callers' own, then the smallest, then the oldest; else one without addresses, for which all of
     /// a TCP port is taken: of several the one that `is_at` the address with an endpoint, or none, because each may be meant.
     pub fn at<'s>(
@@ -179,14 +202,14 @@ impl Entries {
         port: u16,
         scope: impl Into<Scope<'s>>,
         is_at: impl Fn(&EntryService) -> bool,
-    ) -> Option<&Arc<EntryService>> {
+    ) -> Option<At<'_>> {
         let scope = scope.into().at(port);
         let protocol = |made: &EntryService| made.ports.iter().find(|own| own.number == port).map(|own| own.protocol);
         let found = self.find(&address.to_string(), scope);
         // What goes where its caller dialled needs no name.
         let goes = |made: &EntryService| !made.host.starts_with('*') || made.entry.resolution == Resolution::None;
         if let Some(found) = found.filter(|made| goes(made) && protocol(made).is_some()) {
-            return Some(found);
+            return Some(At::Host(found));
         }
         let able = |made: &&Arc<EntryService>| made.is_seen(scope) && goes(made);
         let foreign = |made: &&Arc<EntryService>| made.document.namespace != scope.namespace;
@@ -197,19 +220,24 @@ impl Entries {
         let within = |made: &&Arc<EntryService>| protocol(made).is_some() && around(made).is_some();
         let takes_all =
             |made: &&Arc<EntryService>| protocol(made) == Some(Protocol::Tcp) && made.entry.addresses.is_empty();
+        let rank = |made: &&Arc<EntryService>| (foreign(made), Reverse(around(made)));
         // `min_by_key` keeps the first of equals.
-        let nearest = |made: &&Arc<EntryService>| (foreign(made), Reverse(around(made)));
-        let first = self.all.iter().filter(able).filter(within).min_by_key(nearest);
-        first.or_else(|| {
-            let mut all = self.all.iter().filter(able).filter(takes_all);
-            match (all.next()?, all.next()) {
-                (only, None) => Some(only),
-                (_, Some(_)) => {
-                    let rivals = self.all.iter().filter(able).filter(takes_all);
-                    rivals.filter(|made| is_at(made)).min_by_key(foreign)
-                }
+        if let Some(first) = self.all.iter().filter(able).filter(within).min_by_key(rank) {
+            if protocol(first) != Some(Protocol::Tls) {
+                return Some(At::Host(first));
             }
-        })
+            let equals =
+                |made: &&Arc<EntryService>| protocol(made) == Some(Protocol::Tls) && rank(made) == rank(&first);
+            return Some(At::Named(self.all.iter().filter(able).filter(within).filter(equals).collect()));
+        }
+        let mut all = self.all.iter().filter(able).filter(takes_all);
+        match (all.next()?, all.next()) {
+            (only, None) => Some(At::Host(only)),
+            (_, Some(_)) => {
+                let rivals = self.all.iter().filter(able).filter(takes_all);
+                rivals.filter(|made| is_at(made)).min_by_key(foreign).map(At::Host)
+            }
+        }
     }
 
     /// As [`Entries::find`], of a host as a request names it, or of what its short form means.

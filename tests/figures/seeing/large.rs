@@ -3,16 +3,18 @@
 
 use std::{
     fmt::Write as _,
+    fs::File,
     io::{Read as _, Write as _},
     net::SocketAddr,
     os::fd::OwnedFd,
     process::{Child, Stdio},
-    time::{Duration, Instant},
+    sync::mpsc::{Receiver, sync_channel},
+    time::Duration,
 };
 
 use harness::{
     PATIENCE,
-    application::Application,
+    application::{Application, STATUS},
     cluster::{Cluster, Plan, SERVICE_PORT, Service},
     eventually_within,
     http::{self, Answer, Connection},
@@ -28,9 +30,10 @@ const NODES: usize = 25;
 const SERVICES: usize = 1_000;
 /// Of each service.
 const ENDPOINTS: usize = 5;
-/// How often a page is asked for; what nodes told of requests is told again for two seconds, so each waits longer than that.
+/// How often a page is asked for, of which the slowest counts; what nodes told of requests is told again for two seconds, so each waits longer than that.
 const TRIES: usize = 5;
 const STALE: Duration = Duration::from_millis(2_100);
+/// Beside them that of a document of some length, and that of the changeset that changed all of it.
 const PAGES: [&str; 12] = [
     "/",
     "/services",
@@ -51,12 +54,19 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
     let cluster = cluster(skein, &application);
     let admin = cluster.node("web").address("admin");
     let idle = ask(admin, "/metrics").body.len();
-    called(&cluster);
-    let (slowest, page) = pages(admin);
+    called(&cluster, &[200]);
+    let pushed = pushed(&cluster);
+    let more = ["/policy/documents/VirtualService/big/s7".to_owned(), format!("/policy/changesets/{pushed}")];
+    let asked: Vec<String> = PAGES.iter().map(|page| (*page).to_owned()).chain(more).collect();
+    let (slowest, median, page) = pages(admin, &asked);
     let begun = now();
     let all = ask(admin, "/metrics");
     let rendered = begun.elapsed();
     let (first, opened) = frames(&cluster);
+    called(&cluster, &STATUSES);
+    let begun = now();
+    let full = compressed(admin);
+    let scraped = begun.elapsed();
     let mib = |bytes: usize| bytes as f64 / 1_048_576.0;
     vec![
         Figure::at_most(
@@ -65,8 +75,8 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
             "ms",
             200.0,
             format!(
-                "1,000 services, 5,000 endpoints, 26 nodes on this machine: the slowest of {} pages ({page}), each the median of {TRIES} with nothing of it at hand",
-                PAGES.len()
+                "1,000 services, 5,000 endpoints, 26 nodes on this machine: the slowest of {TRIES} times for each of {} pages ({page}), with nothing of it at hand; its median is {median:.0} ms",
+                asked.len()
             ),
         ),
         Figure::at_most(
@@ -81,7 +91,10 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
             opened,
             "ms",
             300.0,
-            "the same: from a key to the frame of all 5,000 endpoints; keys are looked for every 30 ms",
+            format!(
+                "the same: the slowest of {} keys (views, sorting, filter, drill down) until what it changes is drawn, while the mesh is asked every two seconds; keys are looked for every 30 ms",
+                KEYS.len()
+            ),
         ),
         Figure::at_most(
             "metrics_idle",
@@ -98,6 +111,14 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
             "the same: /metrics of a node that has called all 1,000 services",
         ),
         Figure::stated("metrics_all_called_time", ms(rendered), "ms", "how long that took"),
+        Figure::at_most(
+            "metrics_at_the_cap_time",
+            scraped.as_secs_f64(),
+            "s",
+            SCRAPE_TIMEOUT,
+            "the same with all 10,000 combinations of labels that are kept apart, with gzip as Prometheus asks for it; its time is scrape_timeout of the prometheus.yml that is shipped",
+        ),
+        Figure::stated("metrics_at_the_cap", mib(full), "MiB", "how much that is, compressed"),
     ]
 }
 
@@ -144,36 +165,77 @@ fn cluster(skein: &Skein, application: &Application) -> Cluster {
     cluster
 }
 
-/// Calls each service once.
-fn called(cluster: &Cluster) {
+/// Statuses that make 10,000 combinations of labels with 1,000 services; none is a failure of the endpoint.
+const STATUSES: [u16; 10] = [200, 201, 202, 203, 400, 404, 406, 409, 410, 422];
+/// Of node/deploy/observability/prometheus.yml, in seconds.
+const SCRAPE_TIMEOUT: f64 = 15.0;
+
+/// Compressed bytes of `/metrics`.
+fn compressed(admin: SocketAddr) -> usize {
+    let answer =
+        http::get_with(admin, &admin.to_string(), "/metrics", &[("accept-encoding", "gzip")]).expect("an answer");
+    assert_eq!((answer.status, answer.header("content-encoding")), (200, Some("gzip")));
+    answer.body.len()
+}
+
+/// A document of 200 rules, and then the same with each of them changed: the second changeset.
+fn pushed(cluster: &Cluster) -> String {
+    let text = |timeout: &str| {
+        let mut text = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: s7, namespace: big}\nspec:\n  hosts: [s7]\n  http:\n".to_owned();
+        for rule in 0..200 {
+            // Writing to a string does not fail.
+            let _ = write!(
+                text,
+                "  - match: [{{uri: {{prefix: /rule-{rule}/}}}}]\n    timeout: {timeout}\n    route: [{{destination: {{host: s7}}}}]\n"
+            );
+        }
+        text + "  - route: [{destination: {host: s7}}]\n"
+    };
+    cluster.push("web", &text("1s"), &["--wait", "all"]).expect_code(0);
+    let pushed = cluster.push("web", &text("2s"), &["--wait", "all"]).expect_code(0).json();
+    pushed["changeset"].as_str().expect("an id").to_owned()
+}
+
+/// Calls each service once for each of these answers.
+fn called(cluster: &Cluster, statuses: &[u16]) {
     let mut connection = Connection::open(cluster.node("web").outbound()).expect("it listens");
     let mut host = String::new();
     for service in 0..SERVICES {
         host.clear();
         // Writing to a string does not fail.
         let _ = write!(host, "s{service}.big:{SERVICE_PORT}");
-        let answer = connection.request("GET", &host, "/", &[], b"").unwrap_or_else(|error| panic!("{host}: {error}"));
-        assert_eq!(answer.status, 200, "{host}");
+        for status in statuses {
+            let wanted = status.to_string();
+            let answer = connection.request("GET", &host, "/", &[(STATUS, &wanted)], b"");
+            assert_eq!(answer.unwrap_or_else(|error| panic!("{host}: {error}")).status, *status, "{host}");
+        }
     }
 }
 
-/// The slowest page, by the median of its times, in milliseconds.
-fn pages(admin: SocketAddr) -> (f64, &'static str) {
+/// The slowest page: the slowest and the median of its times, in milliseconds.
+fn pages(admin: SocketAddr, all: &[String]) -> (f64, f64, &str) {
     let took = |path: &str| {
         std::thread::sleep(STALE);
         let begun = now();
         ask(admin, path);
         ms(begun.elapsed())
     };
-    let median = |path: &'static str| {
-        let mut all: Vec<f64> = (0..TRIES).map(|_| took(path)).collect();
-        all.sort_by(f64::total_cmp);
-        (all[TRIES / 2], path)
-    };
-    PAGES.into_iter().map(median).max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are pages")
+    fn of(path: &str, mut times: Vec<f64>) -> (f64, f64, &str) {
+        times.sort_by(f64::total_cmp);
+        (times[TRIES - 1], times[TRIES / 2], path)
+    }
+    let slowest = |path| of(path, (0..TRIES).map(|_| took(path)).collect());
+    all.iter().map(String::as_str).map(slowest).max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are pages")
 }
 
-/// `skein top` at a terminal: how long until its first frame, and from a key to the next, in milliseconds.
+/// What is pressed one after the other, each changing what is shown: another view, another column to sort by, the other way round, the cursor
+/// down, to the end and back; what to filter by, its end, away with it; back to the services, the first of them opened, and back.
+const KEYS: [&[u8]; 14] =
+    [b"\t", b"s", b"r", b"j", b"G", b"g", b"/", b"7", b"\r", b"\x7f", b"\x7f", b"\r", b"\x7f", b"\t"];
+/// Pauses after each: what is asked every two seconds comes in between several times.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// `skein top` at a terminal: how long until its first frame, and from a key to what it changes, at most, in milliseconds.
 fn frames(cluster: &Cluster) -> (f64, f64) {
     let size = Winsize { ws_row: 40, ws_col: 140, ws_xpixel: 0, ws_ypixel: 0 };
     let terminal = openpty(&size, None).expect("a terminal");
@@ -181,39 +243,53 @@ fn frames(cluster: &Cluster) -> (f64, f64) {
     let mut command = cluster.command("web");
     command.arg("top").env("TERM", "xterm").stdin(Stdio::from(input)).stdout(Stdio::from(output)).stderr(Stdio::null());
     let begun = now();
-    let mut top = Top { child: command.spawn().expect("skein can be started"), screen: terminal.master };
+    let top = Top::of(command.spawn().expect("skein can be started"), terminal.master);
     drop(command);
-    let first = top.until("[services]", begun);
-    let pressed = now();
-    top.press(b"\t");
-    let next = top.until("ENDPOINT", pressed);
-    top.press(b"q");
-    (first, next)
+    let mut drawn = String::new();
+    while !drawn.contains("[services]") {
+        drawn.push_str(&top.drawn());
+    }
+    let first = ms(begun.elapsed());
+    let slowest = KEYS.iter().map(|key| top.press(key)).max().unwrap_or_default();
+    (first, ms(slowest))
 }
 
 /// A running one; it ends with the value.
 struct Top {
     child: Child,
-    screen: OwnedFd,
+    screen: File,
+    /// What is drawn, as it comes.
+    frames: Receiver<Vec<u8>>,
 }
 
 impl Top {
-    fn press(&mut self, keys: &[u8]) {
-        let mut screen = std::fs::File::from(self.screen.try_clone().expect("a descriptor"));
-        screen.write_all(keys).expect("the terminal takes it");
+    fn of(child: Child, screen: OwnedFd) -> Self {
+        let screen = File::from(screen);
+        let (mut read, (told, frames)) = (screen.try_clone().expect("a descriptor"), sync_channel(10_000));
+        std::thread::spawn(move || {
+            let mut chunk = [0; 16 * 1024];
+            while let Ok(count) = read.read(&mut chunk)
+                && count > 0
+                && told.send(chunk[..count].to_vec()).is_ok()
+            {}
+        });
+        Self { child, screen, frames }
     }
 
-    /// Reads what is drawn until a word stands there, and gives the milliseconds since `begun`.
-    fn until(&mut self, word: &str, begun: Instant) -> f64 {
-        let mut screen = std::fs::File::from(self.screen.try_clone().expect("a descriptor"));
-        let (mut drawn, mut chunk) = (String::new(), [0; 16 * 1024]);
-        // A frame says what has changed: a word stands there whole only where each of its letters is new.
-        while !drawn.contains(word) {
-            let count = screen.read(&mut chunk).unwrap_or(0);
-            assert!(count > 0, "top ended: {drawn:?}");
-            drawn.push_str(&String::from_utf8_lossy(&chunk[..count]));
-        }
-        ms(begun.elapsed())
+    fn drawn(&self) -> String {
+        let bytes = self.frames.recv_timeout(PATIENCE).expect("top draws");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// How long it takes from this key until something is drawn.
+    fn press(&self, key: &[u8]) -> Duration {
+        while self.frames.try_recv().is_ok() {}
+        let pressed = now();
+        (&self.screen).write_all(key).expect("the terminal takes it");
+        self.drawn();
+        let took = pressed.elapsed();
+        std::thread::sleep(PAUSE);
+        took
     }
 }
 

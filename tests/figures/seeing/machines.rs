@@ -60,16 +60,22 @@ impl Machines {
         let dir = tempfile::Builder::new().prefix("skein-machines-").tempdir().map_err(|error| error.to_string())?;
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).map_err(|error| error.to_string())?;
-        let script = format!("#!/bin/sh\nexec {} {} \"$@\"\n", skein.program.display(), skein.prefix.join(" "));
-        fs::write(bin.join("skein"), script).map_err(|error| error.to_string())?;
-        fs::set_permissions(bin.join("skein"), fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
+        // Nobody serves SSH there: files are carried by the disk that all lie on.
+        let carries = format!("cp \"$1\" \"{}/${{2%:}}/home/\"", dir.path().display());
+        for (name, line) in
+            [("skein", format!("exec {} {} \"$@\"", skein.program.display(), skein.prefix.join(" "))), ("scp", carries)]
+        {
+            fs::write(bin.join(name), format!("#!/bin/sh\n{line}\n")).map_err(|error| error.to_string())?;
+            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755))
+                .map_err(|error| error.to_string())?;
+        }
         let switch = Held::unshared(&["--net"])?;
         done(switch.enter(&["-n", "sh", "-ec", "ip link set lo up; ip link add hub type bridge; ip link set hub up"]))?;
         let mut all = Vec::new();
         for (number, name) in (1..).zip(names) {
             let machine = Held::unshared(&["--net", "--mount"])?;
             let own = dir.path().join(name);
-            fs::create_dir(&own).map_err(|error| error.to_string())?;
+            fs::create_dir_all(own.join("home")).map_err(|error| error.to_string())?;
             let wire = format!(
                 "ip link add w{number} type veth peer name e{number}; ip link set e{number} netns {}; ip link set w{number} master hub up",
                 machine.pid()
@@ -94,12 +100,13 @@ impl Machines {
         &found.unwrap_or_else(|| panic!("no machine {name}")).1
     }
 
-    /// A shell's command on a machine, in a directory that all share: what is written there is carried to the others.
+    /// A shell's command on a machine, in a directory of its own: `scp FILE NAME:` brings what lies there to another one's.
     pub(super) fn command(&self, name: &str, line: &str) -> Command {
         let path = format!("{}:{}", self.dir.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
-        let mut command = self.of(name).enter(&["-n", "-m", "sh", "-ec", line]);
-        command.env_clear().env("PATH", path).env("HOME", "/root").env("NO_COLOR", "1");
-        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        // The other namespace has a working directory of its own.
+        let line = format!("cd {}; {line}", self.dir.path().join(name).join("home").display());
+        let mut command = self.of(name).enter(&["-n", "-m", "sh", "-ec", &line]);
+        command.env_clear().env("PATH", path).env("HOME", "/root").env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }
 

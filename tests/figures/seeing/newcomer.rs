@@ -29,9 +29,6 @@ const MACHINES: &str = "newcomer_three_machines";
 const BOUND: f64 = 60.0;
 /// Where README has the applications of the three machines.
 const APPLICATION: &str = "127.0.0.1:8080";
-/// What README leaves to the reader to write on the second and the third.
-const CART: &str = "\n[[service]]\nname = \"cart\"\nnamespace = \"shop\"\nports = [{ name = \"http\", port = 80, protocol = \"http\", \
-                    target = \"127.0.0.1:8080\" }]\n";
 
 pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
     let how = "from the start of `skein demo` until a node's web page answers; nothing is compiled in that time";
@@ -39,8 +36,8 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
         Ok(took) => Figure::at_most(DEMO, took.as_secs_f64(), "s", BOUND, how),
         Err(why) => Figure::not_measured(DEMO, "s", BOUND, why),
     };
-    let how = "from three empty machines, network namespaces, by README's commands alone to a request from the first that the others \
-               serve over mTLS; typing takes no time";
+    let how = "from three empty machines, network namespaces, by README's commands and files alone to a request from the first that \
+               the others serve over mTLS; typing takes no time, and nothing is compiled or installed in it";
     let machines = match machines(skein) {
         Ok(took) => Figure::at_most(MACHINES, took.as_secs_f64(), "s", BOUND, how),
         Err(why) => Figure::not_measured(MACHINES, "s", BOUND, why),
@@ -93,8 +90,8 @@ fn answered(begun: Instant, mut holds: impl FnMut() -> bool) -> Result<Duration,
 struct Told {
     /// Machine and command, in order.
     commands: Vec<(String, String)>,
-    /// What is added to the first machine's `skein.toml`.
-    toml: String,
+    /// What is added to `skein.toml` on the first machine, and on each other one.
+    added: [String; 2],
 }
 
 fn readme() -> Result<Told, String> {
@@ -108,9 +105,10 @@ fn readme() -> Result<Told, String> {
         let command = command.split("  #").next().unwrap_or(command).trim();
         Some((machine.to_owned(), command.to_owned()))
     });
-    let toml =
-        part.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).ok_or("README has no TOML there")?;
-    Ok(Told { commands: commands.collect(), toml: toml.to_owned() })
+    let blocks = part.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let added: Vec<String> = blocks.map(str::to_owned).collect();
+    let added = added.try_into().map_err(|blocks| format!("README has other TOML there than expected: {blocks:?}"))?;
+    Ok(Told { commands: commands.collect(), added })
 }
 
 fn machines(skein: &Skein) -> Result<Duration, String> {
@@ -133,14 +131,14 @@ fn machines(skein: &Skein) -> Result<Duration, String> {
         .map(|(machine, command)| (machine.replace("cart-1", "cart-2"), command.replace("cart-1", "cart-2")))
         .collect();
     let commands = [told_commands, &third].concat();
-    if commands.len() != 8 || !request.1.starts_with("curl -H 'Host: cart.shop' http://127.0.0.1:15001/") {
+    if commands.len() != 10 || !request.1.starts_with("curl -H 'Host: cart.shop' http://127.0.0.1:15001/") {
         return Err(format!("README says other things than this figure knows: {commands:?}, {request:?}"));
     }
     let begun = now();
     let mut running = Vec::new();
     for (machine, command) in &commands {
         if command == "skein run" {
-            let more = if machine == "web-1" { &told.toml } else { CART };
+            let more = &told.added[usize::from(machine != "web-1")];
             let file = machines.etc(machine, "skein/skein.toml");
             let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
             std::fs::write(&file, format!("{text}\n{more}")).map_err(|error| error.to_string())?;

@@ -14,12 +14,6 @@ pub(super) struct Scenario {
     pub(super) calls: Vec<Call>,
 }
 
-/// Of a file of which nothing but the documents is of interest.
-#[derive(Debug, Deserialize)]
-pub(super) struct Documents {
-    pub(super) config: String,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Call {

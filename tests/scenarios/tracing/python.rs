@@ -40,6 +40,14 @@ impl Collector {
         Self { child, told }
     }
 
+    /// The ports of OTLP/gRPC and of OTLP/HTTP.
+    fn ports(&self) -> (u64, u64) {
+        eventually("it listens", || {
+            let ready = self.all("ready").pop().ok_or_else(|| "not yet".to_owned())?;
+            ready["port"].as_u64().zip(ready["http"].as_u64()).ok_or_else(|| ready.to_string())
+        })
+    }
+
     fn all(&self, kind: &str) -> Vec<Value> {
         self.told.lock().expect("no panic holds it").iter().filter(|told| told["is"] == kind).cloned().collect()
     }
@@ -56,10 +64,7 @@ impl Drop for Collector {
 #[ignore = "needs Python with `grpcio` and `opentelemetry-proto`: python3 -m venv V && V/bin/pip install grpcio opentelemetry-proto && SKEIN_PYTHON=V/bin/python cargo test -p tests --test scenarios tracing::python -- --ignored"]
 fn a_collector_in_python_reads_spans_and_records() {
     let (cluster, collector) = (reviews(&["v1"]), Collector::start());
-    let port = eventually("it listens", || {
-        let ready = collector.all("ready").pop().ok_or_else(|| "not yet".to_owned())?;
-        ready["port"].as_u64().ok_or_else(|| ready.to_string())
-    });
+    let (port, by_http) = collector.ports();
     let list = format!(
         "{{name: otel, opentelemetry: {{service: localhost, port: {port}, grpc: {{initialMetadata: [{{name: x-tenant, value: shop}}]}}}}}}, \
          {{name: lines, envoyOtelAls: {{service: localhost, port: {port}, logFormat: {{text: '%REQ(:PATH)%'}}}}}}"
@@ -67,10 +72,27 @@ fn a_collector_in_python_reads_spans_and_records() {
     let spec = "{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}], accessLogging: [{match: {mode: SERVER}, providers: [{name: lines}]}]}";
     push(&cluster, &(providers(&list) + &telemetry(spec)));
     assert_eq!(get(&cluster, "/python", &[]), 200);
+    let server = one_trace(&collector, "grpc", "/python");
+    let record = eventually("a record", || collector.all("record").pop().ok_or_else(|| "none yet".to_owned()));
+    assert_eq!((&record["body"], &record["trace"]), (&Value::from("/python"), &server["trace"]));
+
+    // The same by OTLP/HTTP.
+    let list = format!(
+        "{{name: otel, opentelemetry: {{service: localhost, port: {by_http}, http: {{path: /v1/traces, headers: [{{name: x-tenant, value: shop}}]}}}}}}"
+    );
+    let spec = "{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}]}";
+    push(&cluster, &(providers(&list) + &telemetry(spec)));
+    assert_eq!(get(&cluster, "/by-http", &[]), 200);
+    one_trace(&collector, "http", "/by-http");
+}
+
+/// Both sides' spans about a path, as they came this way, say what they should; gives the server's.
+fn one_trace(collector: &Collector, way: &str, path: &str) -> Value {
     let of = |kind: u64| {
         eventually("a span", || {
             let all = collector.all("span");
-            let found = all.iter().find(|span| span["kind"] == kind).cloned();
+            let about = |span: &&Value| span["attributes"]["http.url"].as_str().is_some_and(|url| url.ends_with(path));
+            let found = all.iter().filter(about).find(|span| span["kind"] == kind && span["way"] == way).cloned();
             found.ok_or_else(|| format!("{all:#?}"))
         })
     };
@@ -81,6 +103,5 @@ fn a_collector_in_python_reads_spans_and_records() {
         (&Value::from("shop"), &Value::from("reviews.shop"))
     );
     assert!(client["nanos"].as_u64() > Some(0) && client["attributes"]["http.status_code"] == "200", "{client}");
-    let record = eventually("a record", || collector.all("record").pop().ok_or_else(|| "none yet".to_owned()));
-    assert_eq!((&record["body"], &record["trace"]), (&Value::from("/python"), &server["trace"]));
+    server
 }

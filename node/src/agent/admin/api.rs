@@ -192,6 +192,9 @@ pub struct Member {
     /// True for the answering node.
     #[serde(rename = "self")]
     pub own: bool,
+    /// Whether operators let it enrol others and certify nodes anew.
+    #[serde(default)]
+    pub enroller: bool,
     /// Round trip to it, milliseconds, if there is a link.
     pub rtt_ms: Option<f64>,
     /// The share of probes over that link that got no answer while it lived, from 0 to 1.
@@ -279,6 +282,24 @@ pub struct Service {
     /// It has no endpoints of its own: what each request names is looked up when it comes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_name: bool,
+    /// Limits of connection pools that requests for it met at the node that answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overflows: Vec<Overflow>,
+}
+
+/// A limit of a connection pool that was met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overflow {
+    /// The service whose calls are counted; what calls the application where the pool is in front of that.
+    pub caller: String,
+    /// The cluster, in Envoy's naming.
+    pub cluster: String,
+    /// `connections`, `pending`, `requests` or `retries`.
+    pub limit: String,
+    /// How many of it there are now.
+    pub under_way: u32,
+    /// How often it was met since the node started: with `connections` an HTTP request may wait then, all else is refused.
+    pub met: u64,
 }
 
 /// A service port.

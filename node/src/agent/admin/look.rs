@@ -1,7 +1,7 @@
 //! The questions that change nothing, each answered by one function of its own file.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
 };
@@ -12,13 +12,13 @@ use certs::{
     trust::root_id,
     verify::{anchor, describe},
 };
-use policy::Kind;
+use policy::{Kind, route::Addressed};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{Admin, api, error::Error, past::LogFilter, rfc3339};
 use crate::{
-    balance::Key,
+    balance::{Key, Resource},
     snapshot::{Endpoint, Foreign, Instance, Snapshot},
 };
 
@@ -142,12 +142,45 @@ impl Admin {
             panic: panicking.contains(&service.name),
             entry: None,
             by_name: false,
+            overflows: Vec::new(),
         };
         let mut rows: Vec<_> = services.iter().map(row).collect();
         if of.is_none() {
             rows.extend(foreign_services(&snapshot));
         }
+        self.tell_overflows(&mut rows);
         Ok(rows)
+    }
+
+    /// Adds the limits that were met on the way to these services.
+    fn tell_overflows(&self, rows: &mut [api::Service]) {
+        let mut met: HashMap<(String, String), Vec<api::Overflow>> = HashMap::new();
+        for circuit in self.circuits.all() {
+            let name = match &circuit.called {
+                Addressed::Service(service) => (service.namespace().to_owned(), service.name().to_owned()),
+                Addressed::Entry { host, namespace } => (namespace.to_string(), host.to_string()),
+                Addressed::Name(_) => continue,
+            };
+            let meets = Resource::ALL.into_iter().filter(|resource| circuit.pool.overflows(*resource) > 0);
+            let row = |resource: Resource| api::Overflow {
+                caller: circuit.caller.clone(),
+                cluster: circuit.cluster.clone(),
+                limit: resource.word().to_owned(),
+                under_way: circuit.pool.count(resource),
+                met: circuit.pool.overflows(resource),
+            };
+            let rows: Vec<_> = meets.map(row).collect();
+            if !rows.is_empty() {
+                met.entry(name).or_default().extend(rows);
+            }
+        }
+        for service in rows.iter_mut().filter(|_| !met.is_empty()) {
+            let Some(mut overflows) = met.get(&(service.namespace.clone(), service.name.clone())).cloned() else {
+                continue;
+            };
+            overflows.sort_by(|a, b| (&a.cluster, &a.caller, &a.limit).cmp(&(&b.cluster, &b.caller, &b.limit)));
+            service.overflows = overflows;
+        }
     }
 
     /// What ServiceEntries of a namespace make of a host: one row for each document, and its endpoints. Nothing if none does.
@@ -155,6 +188,7 @@ impl Admin {
         let (snapshot, ejected) = (self.agent.snapshot(), self.ejected());
         let mut services = foreign_services(&snapshot);
         services.retain(|service| service.namespace == namespace && service.name == host);
+        self.tell_overflows(&mut services);
         let of =
             |foreign: &&Arc<Foreign>| foreign.service.document.namespace == namespace && *foreign.service.host == *host;
         let endpoints = snapshot.foreign.iter().filter(of).flat_map(|foreign| foreign_rows(foreign, &ejected));
@@ -243,6 +277,7 @@ fn foreign_services(snapshot: &Snapshot) -> Vec<api::Service> {
         panic: false,
         entry: Some(foreign.service.document.to_string()),
         by_name: foreign.service.is_by_name(),
+        overflows: Vec::new(),
     };
     let mut rows: Vec<_> = snapshot.foreign.iter().map(row).collect();
     rows.sort_by(|a, b| (&a.namespace, &a.name, &a.entry).cmp(&(&b.namespace, &b.name, &b.entry)));

@@ -11,6 +11,7 @@ use membership::{
     body::Status,
     view::{Member, MemberState},
 };
+use policy::history;
 
 use super::{Admin, api, error::Error, rfc3339};
 
@@ -24,10 +25,11 @@ const SHOW_DEAD: Millis = 72 * 3_600_000;
 impl Admin {
     /// The nodes by name; `all`: also those that are long gone.
     pub(crate) fn members(&self, all: bool) -> Vec<api::Member> {
-        let (view, now) = (self.agent.view(), self.agent.now());
+        let (view, state, now) = (self.agent.view(), self.agent.state(), self.agent.now());
         let shown = view.members().values().filter(|member| all || is_shown(member.state, member.since, now));
         let connections = self.connections();
-        let row = |member: &Arc<Member>| self.row(member, connections.get(&member.id).copied().unwrap_or_default());
+        let row =
+            |member: &Arc<Member>| self.row(member, &state, connections.get(&member.id).copied().unwrap_or_default());
         shown.map(row).collect()
     }
 
@@ -92,11 +94,11 @@ impl Admin {
             reports: self.reports(member),
             services: services.collect(),
             grant,
-            member: self.row(member, self.connections().get(node).copied().unwrap_or_default()),
+            member: self.row(member, &state, self.connections().get(node).copied().unwrap_or_default()),
         })
     }
 
-    fn row(&self, member: &Member, connections: api::NodeConnections) -> api::Member {
+    fn row(&self, member: &Member, mesh: &history::State, connections: api::NodeConnections) -> api::Member {
         api::Member {
             name: member.id.clone(),
             state: word(member.state).to_owned(),
@@ -105,6 +107,7 @@ impl Admin {
             version: member.version.clone(),
             since: rfc3339(member.since),
             own: member.id == *self.agent.node(),
+            enroller: mesh.grants().get(&member.id).is_some_and(|grant| grant.enroller && !grant.retired),
             rtt_ms: member.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
             loss: member.loss.map(|loss| (loss * 1e3).round() / 1e3),
             reaches: None,

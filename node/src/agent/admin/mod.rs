@@ -30,6 +30,7 @@ mod own_metrics;
 mod past;
 mod patience;
 mod preview;
+pub mod problems;
 mod push;
 mod router;
 mod routes;

@@ -1,15 +1,18 @@
 //! What a node tells scrapers of itself: `skein_*`, and the process metrics that every exporter has.
 
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use certs::{codec::Millis, id::NodeId};
+use certs::{ca::life, codec::Millis, id::NodeId};
 use membership::view::MemberState;
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::{Admin, api, members::word};
 use crate::{
     mesh::{
-        MAX_DATA_CONNECTIONS,
+        Counters, Limit, MAX_DATA_CONNECTIONS,
         occupancy::{Connected, Occupancy},
     },
     telemetry::{Kind, Sample, Telemetry},
@@ -28,6 +31,7 @@ impl Admin {
         let into = Registrar { telemetry: &self.telemetry, told: &told };
         into.mesh();
         into.connections();
+        into.mesh_port();
         into.trust();
         into.node();
         into.process();
@@ -93,12 +97,46 @@ impl Registrar<'_> {
         self.collect("skein_mesh_streams", help, Kind::Gauge, |admin| occupied(admin, |of| of.streams));
     }
 
+    /// What happened on the mesh port: both what this node asks for there and what it is asked for.
+    fn mesh_port(&self) {
+        let help = "Connections to other nodes that this node dialled, by transport, or in vain";
+        self.collect("skein_mesh_dials_total", help, Kind::Counter, dials);
+        let help =
+            "Requests and connections of applications that met a limit of this node on their way to another (UO)";
+        self.collect("skein_mesh_overflows_total", help, Kind::Counter, overflows);
+        let help = "Dials after which TCP goes first for a minute: it answered, and UDP did not";
+        self.counter("skein_mesh_udp_blocked_total", help, |happened| &happened.udp_blocked);
+        let help = "Connections of other nodes that were accepted";
+        self.counter("skein_mesh_accepted_total", help, |happened| &happened.accepted);
+        let help = "Handshakes at the mesh port that failed, or for which there was no room";
+        self.counter("skein_mesh_handshake_failures_total", help, |happened| &happened.handshake_failures);
+        let help = "First packets whose sender had to prove its address";
+        self.counter("skein_mesh_address_proofs_total", help, |happened| &happened.retries);
+        let help = "Streams and connections of other nodes that were refused unread: this node drains, or has no room";
+        self.counter("skein_mesh_refusals_total", help, |happened| &happened.refused);
+        let help = "Connections that this node had dialled and that went on by renewed certificates";
+        self.counter("skein_mesh_renewed_connections_total", help, |happened| &happened.proven);
+        let help = "Connections closed because a node was gone, a peer no longer counted, or a certificate ended";
+        self.counter("skein_mesh_revoked_connections_total", help, |happened| &happened.revoked);
+    }
+
+    fn counter(&self, name: &'static str, help: &'static str, of: fn(&Counters) -> &AtomicU64) {
+        let admin = self.told.clone();
+        self.telemetry.collect(name, help, Kind::Counter, move || one(count(of(admin.agent.mesh_counters()))));
+    }
+
     fn trust(&self) {
         self.collect(
             "skein_certificate_expiry_timestamp_seconds",
             "When certificates of this node end, Unix time",
             Kind::Gauge,
             expiries,
+        );
+        self.collect(
+            "skein_certificate_life_seconds",
+            "How long certificates of this node live from their issue on",
+            Kind::Gauge,
+            lives,
         );
         self.collect("skein_enrollers", "Enrollers alive", Kind::Gauge, |admin| {
             one(admin.status().certificates.enrollers as f64)
@@ -190,6 +228,23 @@ fn connected(admin: &Admin) -> Vec<Sample> {
     admin.agent.connected().into_iter().map(row).collect()
 }
 
+fn count(counter: &AtomicU64) -> f64 {
+    counter.load(Relaxed) as f64
+}
+
+fn dials(admin: &Admin) -> Vec<Sample> {
+    let happened = admin.agent.mesh_counters();
+    let results =
+        [("quic", &happened.dialled_quic), ("tcp", &happened.dialled_tcp), ("failed", &happened.dial_failures)];
+    results.map(|(result, counter)| sample(vec![("result", result.to_owned())], count(counter))).to_vec()
+}
+
+fn overflows(admin: &Admin) -> Vec<Sample> {
+    let happened = admin.agent.mesh_counters();
+    let row = |limit: Limit| sample(vec![("limit", limit.word().to_owned())], count(happened.overflows(limit)));
+    Limit::ALL.map(row).to_vec()
+}
+
 fn occupied(admin: &Admin, of: fn(&Occupancy) -> usize) -> Vec<Sample> {
     let row = |(peer, occupancy): (NodeId, Occupancy)| sample(vec![("peer", peer.to_string())], of(&occupancy) as f64);
     admin.agent.occupancy().into_iter().map(row).collect()
@@ -223,6 +278,20 @@ fn expiries(admin: &Admin) -> Vec<Sample> {
         [("node_ca", Some(identity.ca_not_after)), ("leaf", leaf), ("enroller_ca", identity.enroller), ("root", root)];
     let row = |(name, end): (&str, Option<Millis>)| Some(sample(vec![("certificate", name.to_owned())], seconds(end?)));
     ends.into_iter().filter_map(row).collect()
+}
+
+/// Of the same certificates that [`expiries`] tells of, but for the root: that is nobody's to set.
+fn lives(admin: &Admin) -> Vec<Sample> {
+    let identity = admin.agent.identity();
+    let leaf = identity.leafs.iter().min_by_key(|leaf| leaf.not_after);
+    let lives = [
+        ("node_ca", Some(life(identity.ca_not_before, identity.ca_not_after))),
+        ("leaf", leaf.map(|leaf| life(leaf.not_before, leaf.not_after))),
+        ("enroller_ca", identity.enroller_life),
+    ];
+    let row =
+        |(name, life): (&str, Option<Millis>)| Some(sample(vec![("certificate", name.to_owned())], seconds(life?)));
+    lives.into_iter().filter_map(row).collect()
 }
 
 fn limit_labels(limit: &api::Limit) -> Labels {

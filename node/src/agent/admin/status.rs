@@ -15,10 +15,10 @@ use super::{
     api::{self, Health, Problem},
     connections,
     error::Error,
-    rfc3339,
+    problems, rfc3339,
 };
 use crate::{
-    agent::{ENROLLER_EARLY, drift, jwks, local::NOT_GRANTED},
+    agent::{NO_ENROLLER, drift, jwks, local::NOT_GRANTED},
     clock,
     config::SpeakerName,
     snapshot::{Doors, OpenDoor, PlaintextPort, Snapshot},
@@ -47,10 +47,9 @@ impl Admin {
         let enrollers = enrollers(state, &view);
         if enrollers == 0 {
             problems.push(problem(
-                Health::Degraded,
                 "no_enroller",
                 "no enroller is alive: nobody can join, certificates are not renewed".to_owned(),
-                "start a node that is an enroller; `skein members` shows which are missing",
+                NO_ENROLLER,
             ));
         }
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
@@ -109,7 +108,7 @@ impl Admin {
         let message =
             format!("keys of tokens by {first}{more} could not be fetched: requests with such tokens get 401");
         let hint = "this node must reach the URL; its log says what went wrong";
-        Some(problem(Health::Degraded, "token_keys_missing", message, hint))
+        Some(problem("token_keys_missing", message, hint))
     }
 
     fn root_change(&self, state: &State) -> api::RootChange {
@@ -138,7 +137,7 @@ impl Admin {
         let services = self.agent.local_services().into_iter().filter(is_sick);
         let tell = |(service, _, reason): (crate::config::Service, bool, String)| {
             let message = format!("{} on this node is unhealthy: {reason}", service.name);
-            problem(Health::Degraded, "unhealthy_service", message, "is the application running, and its check right?")
+            problem("unhealthy_service", message, "is the application running, and its check right?")
         };
         services.map(tell).collect()
     }
@@ -195,14 +194,14 @@ fn missing(state: &State, view: &View, expected: &[NodeId]) -> Option<Problem> {
             format!("{start}{first} was invited and did not join in time: invite it again, or `skein evict {first}`")
         }
     };
-    Some(problem(Health::Degraded, "members_missing", message, &hint))
+    Some(problem("members_missing", message, &hint))
 }
 
 /// Gossip carries one pool of nodes; who comes beyond it is refused.
 fn crowded(expected: usize) -> Option<Problem> {
     let message = format!("{expected} nodes are granted; one mesh takes {POOL}");
     let hint = "retire or evict nodes that are gone, or part the mesh in two";
-    (expected * 5 >= POOL * 4).then(|| problem(Health::Degraded, "mesh_nearly_full", message, hint))
+    (expected * 5 >= POOL * 4).then(|| problem("mesh_nearly_full", message, hint))
 }
 
 /// Whoever joins is shown every RoleSet in one message, and none may ever go.
@@ -211,13 +210,12 @@ fn long_chain(bytes: usize) -> Option<Problem> {
     let (all, most) = (bytes as f64 / MIB, MAX_MESSAGE as f64 / MIB);
     let message = format!("the RoleSets have {all:.1} MiB; from {most:.0} MiB on nobody can join this mesh");
     let hint = "have new RoleSets name little: remove operators with `skein operator remove NAME --void documents`, and others push anew what should stay";
-    (bytes * 2 >= MAX_MESSAGE).then(|| problem(Health::Degraded, "role_sets_large", message, hint))
+    (bytes * 2 >= MAX_MESSAGE).then(|| problem("role_sets_large", message, hint))
 }
 
 /// A drain lasts until it is taken back or the node restarts, so it must not be forgotten.
 fn drained() -> Problem {
     problem(
-        Health::Degraded,
         "draining",
         "this node is drained: its services get no new requests".to_owned(),
         "`skein drain --undo` takes requests again",
@@ -227,7 +225,6 @@ fn drained() -> Problem {
 /// What keeps running was begun again; a request or connection was lost. Either way somebody should hear of it.
 fn panicked((task, count): (&'static str, u64)) -> Problem {
     problem(
-        Health::Degraded,
         "task_panicked",
         format!("the task `{task}` panicked {count} times since the node started"),
         "it is a defect: the log has its place, report it; this stands until the node starts again",
@@ -257,21 +254,14 @@ fn conflict(state: &State, conflict: &Conflict) -> Problem {
             };
             let message =
                 format!("{document} has {} live values, pushed apart from each other; {outcome}", claims.len());
-            problem(
-                Health::Degraded,
-                "conflict",
-                message,
-                "`skein policy conflicts` shows them and the command that settles it",
-            )
+            problem("conflict", message, "`skein policy conflicts` shows them and the command that settles it")
         }
         Conflict::RoleSets(changesets) => problem(
-            Health::Critical,
             "role_set_conflict",
             format!("{} RoleSets follow the one in force: none of them counts", changesets.len()),
             "sign one that follows all of them; `skein policy conflicts` shows them",
         ),
         Conflict::Unreadable(document, changeset) if closes(state, document) => problem(
-            Health::Critical,
             "unreadable_authorization",
             format!(
                 "this build cannot read {document} of changeset {changeset}, and nothing older stands in its place: the \
@@ -281,7 +271,6 @@ fn conflict(state: &State, conflict: &Conflict) -> Problem {
             "run the version of skein for which it was written, or push one that this version reads",
         ),
         Conflict::Unreadable(document, changeset) => problem(
-            Health::Degraded,
             "unreadable",
             format!("this build cannot apply {document} of changeset {changeset}"),
             "run the version of skein for which it was written",
@@ -297,31 +286,7 @@ fn closes(state: &State, document: &DocumentId) -> bool {
 
 /// What the node itself finds wrong.
 fn own(error: Error) -> Problem {
-    let severity = match &*error.code {
-        "address_not_here"
-        | "address_refused"
-        | "capture_ended"
-        | "certificate_old"
-        | "client_tls"
-        | "clock_drift"
-        | "dns_loop"
-        | "dns_no_resolver"
-        | ENROLLER_EARLY
-        | "enroller_old"
-        | "enroller_retiring"
-        | "enroller_uncertified"
-        | "gateway_certificate"
-        | "gateway_conflict"
-        | "gateway_not_open"
-        | "name_unresolved"
-        | "names_not_open"
-        | "not_granted"
-        | "not_reloaded"
-        | "policy_stale"
-        | "root_old" => Health::Degraded,
-        _ => Health::Critical,
-    };
-    problem(severity, &error.code, error.message, &error.hint)
+    problem(&error.code, error.message, &error.hint)
 }
 
 fn gateways(doors: &Doors) -> Vec<api::OpenGateway> {
@@ -336,7 +301,8 @@ fn gateways(doors: &Doors) -> Vec<api::OpenGateway> {
     doors.open.iter().map(one).collect()
 }
 
-fn problem(severity: Health, code: &str, message: String, hint: &str) -> Problem {
+fn problem(code: &str, message: String, hint: &str) -> Problem {
+    let severity = problems::severity(code);
     Problem { code: code.to_owned(), message, hint: hint.to_owned(), severity }
 }
 

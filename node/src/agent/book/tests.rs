@@ -77,12 +77,16 @@ async fn spoilt_signatures_do_not_keep_the_changeset_out() {
     let id = spoilt.id();
     let learned = book.learn(vec![changeset::encode(&spoilt)], "mallory", NOW).await.unwrap();
     assert_eq!((learned.fresh.len(), learned.refused.len()), (0, 1));
-    assert_eq!(book.lacking(&[id], NOW).await, [id]);
+    let (now, [mallory, other]) = (Uptime::now(), ["mallory", "a"].map(|name| NodeId::new(name).unwrap()));
+    assert_eq!(book.lacking(&[id], &mallory, now).await, [], "not again from the one that spoilt it");
+    assert_eq!(book.lacking(&[id], &other, now).await, [id], "at once from others");
+    let later = Uptime(now.0 + 2 * DELAY);
+    assert_eq!(book.lacking(&[id], &mallory, later).await, [id]);
     assert_eq!(book.learn(vec![good], "a", NOW).await.unwrap().fresh.len(), 1);
     let foreign = mesh.grant("web-2", &SigningKey::generate(), vec![]);
     let id = changeset::decode(&foreign).unwrap().id();
     book.learn(vec![foreign], "mallory", NOW).await.unwrap();
-    assert_eq!(book.lacking(&[id], NOW).await, []);
+    assert_eq!(book.lacking(&[id], &other, later).await, []);
 }
 
 #[tokio::test]
@@ -92,7 +96,7 @@ async fn a_peers_rubbish_does_not_fill_the_audit_chain() {
     let before = book.store.audit(0, usize::MAX).unwrap().len();
     book.learn(vec![Vec::new(); 5_000], "mallory", NOW).await.unwrap();
     book.learn(vec![Vec::new(); 5_000], "mallory", NOW).await.unwrap();
-    assert_eq!(book.store.audit(0, usize::MAX).unwrap().len() - before, REFUSALS_A_MINUTE);
+    assert_eq!(book.store.audit(0, usize::MAX).unwrap().len() - before, refusals::A_MINUTE);
 }
 
 #[tokio::test]

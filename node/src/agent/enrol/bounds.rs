@@ -9,7 +9,10 @@ use std::{
 
 use certs::{codec::Millis, sign::Digest};
 
-use crate::mesh::crowd::{self, Crowd, Place};
+use crate::{
+    clock::Uptime,
+    mesh::crowd::{self, Crowd, Place},
+};
 
 /// Enrolments at a time: all, and of one address. Most of each is waiting for the joiner.
 const AT_ONCE: usize = 256;
@@ -47,10 +50,10 @@ struct Rate {
 }
 
 /// Wrong secrets by invite and address, and when the last one came. The rate bounds how many these can be: those of [`DEAF`].
-type Guesses = HashMap<(Digest, IpAddr), (u32, Millis)>;
+type Guesses = HashMap<(Digest, IpAddr), (u32, Uptime)>;
 
 /// By kind: when an event told of it, and how much happened since.
-type Told = HashMap<&'static str, (Millis, u32)>;
+type Told = HashMap<&'static str, (Option<Uptime>, u32)>;
 
 impl Bounds {
     pub(super) fn new() -> Bounds {
@@ -60,8 +63,8 @@ impl Bounds {
 
     /// Lets one more in, unless its address or all together have had their share. Who is turned away takes nothing from the share of
     /// others; and while many come often, who comes for the first time is let in beyond what they share.
-    pub(super) fn enter(&self, from: IpAddr, now: Millis) -> Result<Place, &'static str> {
-        let (host, minute) = (crowd::host(from), now / 60_000);
+    pub(super) fn enter(&self, from: IpAddr, now: Uptime) -> Result<Place, &'static str> {
+        let (host, minute) = (crowd::host(from), now.0 / 60_000);
         let mut rate = lock(&self.rate);
         if rate.minute != minute {
             *rate = Rate { minute, ..Rate::default() };
@@ -83,29 +86,29 @@ impl Bounds {
 
     /// Whether an event is to tell of a refusal, and how many of its kind none told of: a node remembers few events, and strangers who
     /// come often must not make it forget the others.
-    pub(super) fn tells(&self, kind: &'static str, now: Millis) -> Option<u32> {
+    pub(super) fn tells(&self, kind: &'static str, now: Uptime) -> Option<u32> {
         let mut told = lock(&self.told);
         let (last, untold) = told.entry(kind).or_default();
-        if now < last.saturating_add(UNTOLD) {
+        if last.is_some_and(|last| now.0 < last.0 + UNTOLD) {
             *untold = untold.saturating_add(1);
             return None;
         }
-        *last = now;
+        *last = Some(now);
         Some(std::mem::take(untold))
     }
 
     /// Whether an address has shown too many wrong secrets for an invite to be heard now.
-    pub(super) fn is_deaf(&self, invite: &Digest, from: IpAddr, now: Millis) -> bool {
+    pub(super) fn is_deaf(&self, invite: &Digest, from: IpAddr, now: Uptime) -> bool {
         let guesses = lock(&self.guesses);
         let guessed = guesses.get(&(*invite, crowd::host(from)));
-        guessed.is_some_and(|(wrong, last)| *wrong >= WRONG_SECRETS && now < last.saturating_add(DEAF))
+        guessed.is_some_and(|(wrong, last)| *wrong >= WRONG_SECRETS && now.0 < last.0 + DEAF)
     }
 
     /// An address has shown a wrong secret for an invite.
-    pub(super) fn guessed(&self, invite: &Digest, from: IpAddr, now: Millis) {
+    pub(super) fn guessed(&self, invite: &Digest, from: IpAddr, now: Uptime) {
         let mut guesses = lock(&self.guesses);
-        guesses.retain(|_, (_, last)| now < last.saturating_add(DEAF));
-        let (wrong, last) = guesses.entry((*invite, crowd::host(from))).or_default();
+        guesses.retain(|_, (_, last)| now.0 < last.0 + DEAF);
+        let (wrong, last) = guesses.entry((*invite, crowd::host(from))).or_insert((0, now));
         (*wrong, *last) = (*wrong + 1, now);
     }
 }
@@ -114,7 +117,11 @@ impl Bounds {
 mod tests {
     use super::*;
 
-    const NOW: Millis = 1_800_000_000_000;
+    const NOW: Uptime = Uptime(60_000);
+
+    fn after(time: Millis) -> Uptime {
+        Uptime(NOW.0 + time)
+    }
 
     fn host(number: u32) -> IpAddr {
         IpAddr::from(number.to_be_bytes())
@@ -126,16 +133,17 @@ mod tests {
         let admitted = (0..3 * A_MINUTE_ALL).filter(|_| bounds.enter(host(9), NOW).is_ok()).count();
         assert_eq!(admitted, A_MINUTE_EACH as usize);
         assert!(bounds.enter(host(8), NOW).is_ok());
-        assert!(bounds.enter(host(9), NOW + 60_000).is_ok());
+        assert!(bounds.enter(host(9), after(60_000)).is_ok());
     }
 
     #[test]
     fn what_comes_often_is_told_once_in_a_while() {
         let bounds = Bounds::new();
+        assert_eq!(bounds.tells("guest", Uptime(0)), Some(0), "right after the start, too");
         assert_eq!(bounds.tells("token_refused", NOW), Some(0));
-        assert!((0..1_000).all(|n| bounds.tells("token_refused", NOW + n).is_none()));
-        assert_eq!(bounds.tells("token_reused", NOW + 1), Some(0), "another kind");
-        assert_eq!(bounds.tells("token_refused", NOW + UNTOLD), Some(1_000));
+        assert!((0..1_000).all(|n| bounds.tells("token_refused", after(n)).is_none()));
+        assert_eq!(bounds.tells("token_reused", after(1)), Some(0), "another kind");
+        assert_eq!(bounds.tells("token_refused", after(UNTOLD)), Some(1_000));
     }
 
     #[test]
@@ -150,7 +158,7 @@ mod tests {
         // As many newcomers as a minute can have.
         let newcomers = (2_000..10_000).filter(|number| bounds.enter(host(*number), NOW).is_ok()).count();
         assert!((1_000..=A_MINUTE_FIRST as usize).contains(&newcomers), "{newcomers}");
-        assert!(bounds.enter(host(20_000), NOW + 60_000).is_ok());
+        assert!(bounds.enter(host(20_000), after(60_000)).is_ok());
     }
 
     #[test]
@@ -175,10 +183,10 @@ mod tests {
             assert!(!bounds.is_deaf(&invite, host(1), NOW));
             bounds.guessed(&invite, host(1), NOW);
         }
-        assert!(bounds.is_deaf(&invite, host(1), NOW + DEAF - 1));
+        assert!(bounds.is_deaf(&invite, host(1), after(DEAF - 1)));
         assert!(!bounds.is_deaf(&invite, host(2), NOW) && !bounds.is_deaf(&other, host(1), NOW));
-        assert!(!bounds.is_deaf(&invite, host(1), NOW + DEAF));
-        bounds.guessed(&other, host(2), NOW + DEAF);
+        assert!(!bounds.is_deaf(&invite, host(1), after(DEAF)));
+        bounds.guessed(&other, host(2), after(DEAF));
         assert_eq!(lock(&bounds.guesses).len(), 1);
     }
 }

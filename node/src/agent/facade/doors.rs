@@ -10,6 +10,7 @@ use super::Agent;
 use crate::{
     agent::{
         error::{Error, fail},
+        event,
         guarded::Asking,
         whereabouts,
     },
@@ -69,7 +70,7 @@ impl Agent {
         while let Some(has_ended) = self.inner.guarded.has_ended(token, clock::uptime()) {
             if has_ended {
                 let message = "connections are captured no more, though nobody switched that off";
-                return self.inner.sync.events.note(self.now(), "capture_ended", self.node(), message);
+                return self.inner.sync.events.note(self.now(), event::Kind::CaptureEnded, self.node(), message);
             }
             tokio::time::sleep(GUARD_LOOK).await;
         }

@@ -11,9 +11,13 @@ use certs::{
 };
 
 use super::Agent;
-use crate::agent::error::{Error, fail, internal};
+use crate::agent::{
+    error::{Error, fail, internal},
+    event,
+};
 
-/// Below this, the end of an enroller CA is near: longer than the node CAs live that it still has to renew.
+/// Below this, the end of an enroller CA is near: longer than the node CAs live that it still has to renew. Where policy gives it less than
+/// half a year, the last third of its life.
 const ENROLLER_WARNING: Millis = 60 * 24 * 3_600_000;
 
 /// Below this, the end of the root is near: enroller CAs live for a year and end with it.
@@ -21,6 +25,10 @@ const ROOT_WARNING: Millis = 365 * 24 * 3_600_000;
 
 /// The problem of an enroller whose CA is under a root from which nothing is issued yet.
 pub const ENROLLER_EARLY: &str = "enroller_early";
+
+/// What to do where no enroller lives.
+pub const NO_ENROLLER: &str = "start one: `skein members --all` marks enrollers; if all are lost for good, `skein ca promote NODE` with root.key \
+     makes another";
 
 /// What the root's holder needs to know to certify an enroller CA.
 #[derive(Debug, Clone)]
@@ -69,7 +77,7 @@ impl Agent {
             Ok::<(), Error>(())
         });
         taken.await.map_err(internal)??;
-        sync.events.note(now, "enroller_renewed", self.node(), "the enroller CA has a new certificate");
+        sync.events.note(now, event::Kind::EnrollerRenewed, self.node(), "the enroller CA has a new certificate");
         Ok(end)
     }
 
@@ -110,8 +118,8 @@ impl Agent {
         Some(root.map_or(Standing::Withdrawn, |root| state.trust().standing(root)))
     }
 
-    /// An enroller that cannot enrol, or soon cannot.
-    pub(super) fn enroller_trouble(&self, ends: Option<Millis>, now: Millis) -> Option<Error> {
+    /// An enroller that cannot enrol, or soon cannot; with the end and the life of its CA.
+    pub(super) fn enroller_trouble(&self, ends: Option<(Millis, Millis)>, now: Millis) -> Option<Error> {
         let state = self.state();
         let granted = state.grants().get(self.node()).is_some_and(|grant| grant.enroller && !grant.retired);
         let renew = format!("with the root's key: skein ca renew {}", self.node());
@@ -138,15 +146,35 @@ impl Agent {
                 let message = "operators let this node enrol others, and it has no certificate for that";
                 Some(fail("enroller_uncertified", message, renew))
             }
-            Some(end) if end <= now => {
+            Some((end, _)) if end <= now => {
                 let message = "the enroller CA has ended: nobody can join by this node, and no node CA is renewed";
                 Some(fail("enroller_expired", message, renew))
             }
-            Some(end) if end - now < ENROLLER_WARNING => {
-                let days = (end - now) / 86_400_000;
-                Some(fail("enroller_old", format!("the enroller CA ends in {days} days"), renew))
+            Some((end, life)) if is_near(end, life, now) => {
+                let hours = (end - now) / 3_600_000;
+                let left = if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) };
+                Some(fail("enroller_old", format!("the enroller CA ends in {left}"), renew))
             }
             Some(_) | None => None,
+        }
+    }
+}
+
+/// Whether people should renew an enroller CA that lives so long.
+fn is_near(end: Millis, life: Millis, now: Millis) -> bool {
+    end.saturating_sub(now) < ENROLLER_WARNING.min(life / 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_life_is_not_near_its_end_from_the_beginning() {
+        const DAY: Millis = 86_400_000;
+        for (life, told) in [(365 * DAY, 60 * DAY), (90 * DAY, 30 * DAY), (DAY, DAY / 3)] {
+            assert!(!is_near(life, life, 0) && !is_near(life, life, life - told), "{life}");
+            assert!(is_near(life, life, life - told + 1), "{life}");
         }
     }
 }

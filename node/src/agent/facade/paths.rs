@@ -13,7 +13,10 @@ use crate::{
     },
     clock::monotonic,
     lock::lock,
-    mesh::occupancy::{Connected, Occupancy},
+    mesh::{
+        Counters,
+        occupancy::{Connected, Occupancy},
+    },
     telemetry::{Exchanged, Histogram},
 };
 
@@ -89,6 +92,11 @@ impl Agent {
     /// What this node has under way to each node that it keeps connections for.
     pub fn occupancy(&self) -> BTreeMap<NodeId, Occupancy> {
         self.inner.sync.mesh.occupancy()
+    }
+
+    /// What happened on the mesh port since the start.
+    pub fn mesh_counters(&self) -> &Counters {
+        self.inner.sync.mesh.counters()
     }
 
     /// How often each kind of event was noted since the start.

@@ -6,7 +6,7 @@ use super::{Agent, restart};
 use crate::{
     agent::{
         error::{Error, fail},
-        groups,
+        event, groups,
     },
     config::{self, Config},
 };
@@ -27,7 +27,7 @@ impl Agent {
         self.take_over(given).await?;
         crate::logging::change(&self.config().log);
         self.inner.not_reloaded.store(None);
-        self.inner.sync.events.note(self.now(), "reloaded", self.node(), "the configuration was applied");
+        self.inner.sync.events.note(self.now(), event::Kind::Reloaded, self.node(), "the configuration was applied");
         Ok(())
     }
 
@@ -71,7 +71,12 @@ impl Agent {
             return Ok(());
         }
         self.take_over(Config::clone(&given)).await?;
-        self.inner.sync.events.note(self.now(), "regrouped", self.node(), "services follow their WorkloadGroups");
+        self.inner.sync.events.note(
+            self.now(),
+            event::Kind::Regrouped,
+            self.node(),
+            "services follow their WorkloadGroups",
+        );
         Ok(())
     }
 

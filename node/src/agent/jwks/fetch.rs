@@ -24,7 +24,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    agent::outside::{OwnPorts, refused},
+    agent::{
+        outside::{OwnPorts, refused},
+        resolver::Resolver,
+    },
     clock,
     config::SpeakerName,
     http1::client::{Connection, Io},
@@ -35,6 +38,8 @@ use crate::{
 
 /// Bytes of an answer at most.
 const MAX_BODY: usize = 1 << 20;
+/// One for each fetch. A fetch whose time is over leaves its look running: the next one waits for that, and for nothing else.
+static RESOLVER: Resolver = Resolver::new("names of issuers", super::AT_ONCE);
 /// Where OpenID discovery looks, below the issuer.
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 
@@ -205,7 +210,7 @@ impl Asking<'_> {
 
     /// Where a host is. An address that the document writes out is meant; what a name or an answer gives may not be this machine's.
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-        let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
+        let found = RESOLVER.host(host, port).await.map_err(|error| error.to_string())?;
         let is_meant = host.parse::<IpAddr>().is_ok() && self.written.as_deref() == Some(host);
         let (mut allowed, mut why) = (Vec::new(), "it has no address".to_owned());
         for address in found {

@@ -2,23 +2,23 @@
 //! plane asks, apart from those that documents write, so that neither waits for the other.
 
 use std::{
-    io,
+    io::{self, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::io::AsyncReadExt as _;
 
 use super::{answered, forbidden};
 use crate::{
-    agent::world::World,
+    agent::{resolver::Resolver, world::World},
     clock,
     snapshot::{ADDRESSES, Lookups, Wanted},
 };
 
-/// Names that are looked up at once: each keeps a thread busy.
+/// Names that are looked up at once.
 const AT_ONCE: usize = 8;
+static RESOLVER: Resolver = Resolver::new("names of requests", AT_ONCE);
 /// Names that the machine itself knows.
 const HOSTS: &str = "/etc/hosts";
 /// Bytes of that file that are read at most.
@@ -37,19 +37,24 @@ where
 /// The addresses of a name as the request has it: where the machine's resolver would try other names, too (`search` of
 /// `resolv.conf`), it is asked with the final dot, with which the machine's own table does not know it.
 pub(super) async fn look_up(name: Arc<str>) -> io::Result<Vec<IpAddr>> {
+    RESOLVER.run(move || meant(&name)).await
+}
+
+/// The same, blocking.
+fn meant(name: &str) -> io::Result<Vec<IpAddr>> {
     let mut table = String::new();
-    if let Ok(file) = tokio::fs::File::open(HOSTS).await {
+    if let Ok(file) = std::fs::File::open(HOSTS) {
         // What is no text says nothing.
-        drop(file.take(LONGEST_HOSTS).read_to_string(&mut table).await);
+        drop(file.take(LONGEST_HOSTS).read_to_string(&mut table));
     }
-    let own = in_table(&table, &name);
+    let own = in_table(&table, name);
     if !own.is_empty() {
         return Ok(own);
     }
-    if forbidden::is_localhost(&name) {
+    if forbidden::is_localhost(name) {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
-    super::look_up(format!("{name}.").into()).await
+    super::resolved(&format!("{name}."))
 }
 
 /// What `hosts(5)` says of a name.

@@ -236,3 +236,21 @@ fn answers_are_addresses_without_repetition() {
     assert!(found(&[]).unwrap_err().contains("no address"));
     assert!(answered(Err(io::Error::other("SERVFAIL"))).unwrap_err().contains("SERVFAIL"));
 }
+
+#[test]
+fn names_are_looked_up_while_the_disk_is_busy_and_keep_nobody_from_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    let (done, busy) = std::sync::mpsc::sync_channel::<()>(1);
+    runtime.block_on(async {
+        let disk = crate::tasks::Tasks::new().blocking(move || busy.recv().is_ok());
+        let patience = Duration::from_secs(20);
+        let asked = tokio::time::timeout(patience, asked::look_up("app.localhost".into()));
+        assert!(!asked.await.expect("a name of a request").unwrap().is_empty());
+        let named = tokio::time::timeout(patience, look_up("localhost".into()));
+        assert!(!named.await.expect("a name of a document").unwrap().is_empty());
+        let node = tokio::time::timeout(patience, crate::agent::resolver::NODES.host_and_port("localhost:15008"));
+        assert!(!node.await.expect("a name of a node").unwrap().is_empty());
+        done.send(()).unwrap();
+        assert!(disk.await.unwrap());
+    });
+}

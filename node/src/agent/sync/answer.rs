@@ -123,7 +123,7 @@ impl Requests {
         let patience = Duration::from_millis(u64::from(ask.patience_ms)).min(LONGEST_WAIT);
         let mut applied = self.sync.state.applied.subscribe();
         let waited = async {
-            if !self.sync.lacking(&[ask.changeset]).await.is_empty()
+            if !self.sync.lacking(&[ask.changeset], &link.peer().node).await.is_empty()
                 && let Err(error) = self.sync.fetch(link, vec![ask.changeset]).await
             {
                 tracing::debug!(peer = %link.peer().node, "a changeset could not be fetched: {error}");

@@ -71,6 +71,7 @@ impl Sync {
         let view = self.world.view();
         let mut audits = self.audits();
         audits.retain(|node, _| view.member(node).is_some());
+        lock(&self.state.pace).keep(|node| view.member(node).is_some());
         for member in view.members().values() {
             let Some((count, digest)) = member.policy.as_ref().map(|policy| policy.audit) else { continue };
             let longest = audits.entry(member.id.clone()).or_insert(AuditHead { count, digest });
@@ -108,6 +109,7 @@ impl Sync {
                 Err(error) => tracing::warn!(code = %error.code, "old bodies stay: {error}"),
             }
             upkeep.held = self.book.body_bytes().await;
+            self.book.sum_up_refusals(self.clock.now()).await;
         }
         if !Upkeep::due(&mut upkeep.asked, ASK) {
             return;

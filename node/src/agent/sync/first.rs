@@ -18,7 +18,7 @@ impl Sync {
             let sync = self.clone();
             self.tasks.detach("policy-first", async move {
                 match sync.compare_buckets(&link).await {
-                    Ok(()) => drop(sync.state.compared.send_replace(true)),
+                    Ok(_) => drop(sync.state.compared.send_replace(true)),
                     Err(error) => tracing::debug!(peer = %link.peer().node, "not compared yet: {error}"),
                 }
             });

@@ -7,6 +7,7 @@ use policy::{
 };
 
 use super::Sync;
+use crate::agent::event;
 
 /// How many documents a note names.
 const NAMED: usize = 3;
@@ -29,22 +30,23 @@ impl Sync {
         };
         for (id, documents) in self.book.look(ended).await {
             let what = format!("{id} took itself back, for nobody confirmed it in time: {documents}");
-            self.events.note(now, "policy_reverted", id, what);
+            self.events.note(now, event::Kind::PolicyReverted, id, what);
         }
     }
 }
 
 /// The kind of note, and what is in it.
-fn told(history: &History, id: &ChangesetId, now: Millis) -> (&'static str, String) {
+fn told(history: &History, id: &ChangesetId, now: Millis) -> (event::Kind, String) {
     if let Some(proposal) = history.approves(id) {
-        return ("policy_signed", format!(": a signature under {proposal}"));
+        return (event::Kind::PolicySigned, format!(": a signature under {proposal}"));
     }
-    let Some(entry) = history.get(id) else { return ("policy_applied", String::new()) };
+    let Some(entry) = history.get(id) else { return (event::Kind::PolicyApplied, String::new()) };
     let keys = &history.state(now).role_set.set.keys;
     let name = |signer: &PublicKey| keys.iter().find(|key| key.key == *signer).map(|key| key.name.clone());
     let authors: Vec<String> = entry.signers.iter().filter_map(name).collect();
     let by = if authors.is_empty() { String::new() } else { format!(" by {}", authors.join(", ")) };
-    let kind = if history.proposal(id, now).is_some() { "policy_proposed" } else { "policy_applied" };
+    let kind =
+        if history.proposal(id, now).is_some() { event::Kind::PolicyProposed } else { event::Kind::PolicyApplied };
     (kind, format!("{by}: {}", documents(entry)))
 }
 

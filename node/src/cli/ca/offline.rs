@@ -15,10 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    agent::{
-        join::{self, Asked, Joined, Redeemed},
-        state_dir::StateDir,
-    },
+    agent::join::{self, Asked, Joined, Redeemed},
     cli::{
         context::Context,
         error::{Error, Result, usage},
@@ -72,7 +69,7 @@ pub(super) fn request(new: &New, ctx: &Context) -> Result<Option<(TrustDomain, A
     if new.name.is_none() && config.admin.socket.exists() {
         return Ok(None);
     }
-    let dir = StateDir::open(&config.data_dir)?;
+    let dir = ctx.state(&config, "ca csr")?;
     if new.name.is_none() && dir.owner()?.is_some() {
         return Ok(None);
     }
@@ -159,7 +156,7 @@ pub(in crate::cli) fn take(path: &Path, wanted: Option<Digest>, ctx: &Context) -
     let changesets = changesets.map_err(|error| bad(error.to_string()))?;
     let config = config::read(&ctx.config_file())?;
     agree(&config, &node, &trust_domain, "the enrolment")?;
-    let dir = StateDir::open(&config.data_dir)?;
+    let dir = ctx.state(&config, "join --enrolment FILE --genesis HASH")?;
     let redeemed = Redeemed { node, trust_domain, genesis, reply: JoinReply { chain, changesets }, enroller };
     Ok((join::settle(&dir, redeemed, config.mesh.listen, config.mesh.advertise)?, config))
 }

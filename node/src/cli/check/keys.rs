@@ -28,7 +28,13 @@ pub(super) fn state(config: &Config, findings: &mut Vec<Finding>) -> bool {
         findings.push(not_joined(config));
         return false;
     }
-    match StateDir::open(&config.data_dir).and_then(|dir| dir.owner()) {
+    // The node runs as its directory's owner; root looks after it.
+    let owner = if nix::unistd::geteuid().is_root() {
+        StateDir::look(&config.data_dir)
+    } else {
+        StateDir::open(&config.data_dir).and_then(|dir| dir.owner())
+    };
+    match owner {
         Ok(Some(owner)) => {
             findings.push(Finding::fine("state.joined", format!("{} of {}", owner.node, owner.trust_domain)));
             if owner.node != config.node || owner.trust_domain != config.trust_domain {
@@ -171,6 +177,25 @@ pub(super) mod tests {
         ] {
             assert!(found.iter().any(|one| one.0 == id), "{id} in {found:?}");
         }
+    }
+
+    #[test]
+    fn root_looks_at_a_directory_of_the_nodes_user_and_makes_nothing_in_it() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("state");
+        let text = format!("[node]\nname = \"web-1\"\ntrust_domain = \"t.example\"\ndata_dir = {place:?}\n");
+        let config = crate::config::read_text(&folder.path().join("skein.toml"), &text, &[]).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&place, Some(65_534), None).unwrap();
+        let mut findings = Vec::new();
+        assert!(!state(&config, &mut findings));
+        assert_eq!(not_well(&findings).iter().map(|one| one.0).collect::<Vec<_>>(), ["state.joined"], "{findings:?}");
+        assert!(format!("{findings:?}").contains("is in no mesh yet"), "{findings:?}");
+        assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
     }
 
     #[test]

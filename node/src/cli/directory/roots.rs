@@ -1,11 +1,11 @@
 //! Keys of roots in the operator directory, and the bundle beside them, while the mesh goes from one root to the next.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use certs::{
     codec::Millis,
     id::TrustDomain,
-    root::{Root, bundle_from_pem, bundle_to_pem},
+    root::{Root, bundle_from_pem, bundle_to_pem, trust_domain_of},
     trust::{Trust, root_id},
 };
 use zeroize::Zeroizing;
@@ -24,7 +24,7 @@ impl Directory {
     /// The key cannot be read or written.
     pub fn next_root(&self, trust_domain: &TrustDomain, trust: &Trust, now: Millis) -> Result<Root> {
         if let Some(pem) = self.held(NEXT_ROOT)? {
-            let root = self.read_root(trust_domain, NEXT_ROOT, pem)?;
+            let root = self.read_root(trust_domain, &self.path.join(NEXT_ROOT), pem)?;
             if !trust.former.contains(&root.certificate()) {
                 return Ok(root);
             }
@@ -42,7 +42,7 @@ impl Directory {
         for name in [ROOT, NEXT_ROOT] {
             // A sealed key's certificate stands beside it in the clear.
             if let Some(pem) = self.held(name)?.filter(|pem| is_of(pem, certificate)) {
-                return self.read_root(trust_domain, name, pem);
+                return self.read_root(trust_domain, &self.path.join(name), pem);
             }
         }
         let message = format!("the key of root {} is not in {}", root_id(certificate), self.path.display());
@@ -65,16 +65,47 @@ impl Directory {
         Err(last)
     }
 
-    /// The root whose key was made for a change that is not over.
+    /// The same where its key lies in a file of its own.
     ///
     /// # Errors
-    /// `no_root` if there is none.
-    pub fn coming_root(&self, trust_domain: &TrustDomain) -> Result<Root> {
-        let pem = self.held(NEXT_ROOT)?.ok_or_else(|| {
-            let message = format!("there is no {}", self.path.join(NEXT_ROOT).display());
-            Error::new("no_root", message).hint("`skein ca rotate start` makes it")
-        })?;
-        self.read_root(trust_domain, NEXT_ROOT, pem)
+    /// `no_root` if that is no key of such a root.
+    pub fn issuing_root_in(&self, file: &Path, trust_domain: &TrustDomain, trust: &Trust) -> Result<Root> {
+        let absent = |what: String| Error::new("no_root", what).hint("--root-key names the file root.key");
+        let pem = state_dir::read_private(file)?.ok_or_else(|| absent(format!("there is no {}", file.display())))?;
+        if !trust.issuing().any(|certificate| is_of(&pem, certificate)) {
+            let wanted: Vec<_> = trust.issuing().map(|root| root_id(root)).collect();
+            let message = format!("{} is not the key of root {}", file.display(), wanted.join(" or "));
+            return Err(absent(message));
+        }
+        self.read_root(trust_domain, file, pem)
+    }
+
+    /// The root whose key lies here, or with `next` the one that was made for a change that is not over. Its certificate names the mesh,
+    /// so that this needs nothing beside it.
+    ///
+    /// # Errors
+    /// `no_root` if its key lies elsewhere; readable by others, or no key.
+    pub fn lying_root(&self, next: bool) -> Result<Root> {
+        let (name, hint) = if next {
+            (NEXT_ROOT, "`skein ca rotate start` makes it")
+        } else {
+            (ROOT, "give the directory that holds it with --operator DIR")
+        };
+        let path = self.path.join(name);
+        let pem = self
+            .held(name)?
+            .ok_or_else(|| Error::new("no_root", format!("there is no root key at {}", path.display())).hint(hint))?;
+        let named = bundle_from_pem(&pem).ok().and_then(|all| trust_domain_of(all.first()?));
+        let trust_domain = named.map_or_else(|| self.known().map(|known| known.trust_domain), Ok)?;
+        self.read_root(&trust_domain, &path, pem)
+    }
+
+    fn read_root(&self, trust_domain: &TrustDomain, path: &Path, pem: Zeroizing<String>) -> Result<Root> {
+        let pem = self.opened(path, pem)?;
+        Root::from_pem(trust_domain, &pem).map_err(|error| {
+            Error::new("bad_config", format!("{} is not a root: {error}", path.display()))
+                .hint("restore the file that `skein init` wrote")
+        })
     }
 
     /// Once the mesh trusts nothing but the root that was next: its key is `root.key` from now on; the old one stays under its own name.
@@ -127,7 +158,7 @@ impl Directory {
         Ok(())
     }
 
-    fn held(&self, name: &str) -> Result<Option<Zeroizing<String>>> {
+    pub(super) fn held(&self, name: &str) -> Result<Option<Zeroizing<String>>> {
         state_dir::read_private(&self.path.join(name))
     }
 }
@@ -149,7 +180,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let (mesh, directory) = (known().trust_domain, Directory::of(Some(temporary.path()), &known().trust_domain));
         founded(&directory);
-        let old = directory.root(&mesh).unwrap().certificate();
+        let old = directory.lying_root(false).unwrap().certificate();
         let steady = Trust::of(vec![old.clone()]);
         let new = directory.next_root(&mesh, &steady, NOW).unwrap().certificate();
         // An attempt that broke off goes on with the same root.
@@ -162,7 +193,7 @@ mod tests {
         let over = used.finish().unwrap();
         for _ in 0..2 {
             directory.settle_roots(&over).unwrap();
-            assert_eq!(directory.root(&mesh).unwrap().certificate(), new);
+            assert_eq!(directory.lying_root(false).unwrap().certificate(), new);
         }
         assert_eq!(directory.root_of(&mesh, &old).err().unwrap().code, "no_root");
         assert!(temporary.path().join(format!("root.{}.key", root_id(&old))).exists());

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use certs::root::Root;
+
 use super::*;
 
 pub(super) fn known() -> Known {
@@ -81,7 +83,7 @@ fn keys_change_their_passphrase_all_together() {
     plain.clone().under(first.clone()).reseal(|| second.of_new_keys()).unwrap();
     let changed = plain.clone().under(second.clone());
     assert_eq!(changed.operator_key().unwrap().public(), operator.public());
-    assert!(changed.root(&known().trust_domain).is_ok());
+    assert!(changed.lying_root(false).is_ok());
     // One of them under another passphrase: none changes.
     let sealed = fs::read_to_string(plain.path.join(OPERATOR)).unwrap();
     let foreign = seal(&SigningKey::generate().to_pem(), first.of_new_keys().unwrap().as_ref()).unwrap();
@@ -167,18 +169,38 @@ fn known_nodes_follow_the_mesh_those_alive_first() {
         enroller: false,
         alive,
     };
-    let mesh = api::Mesh {
+    let mesh = api::Mesh { nodes: vec![node("dead", false), node("bb", true)], ..told(1) };
+    directory.refresh(&known(), &mesh);
+    let names: Vec<_> = directory.known().unwrap().nodes.iter().map(|node| node.name.to_string()).collect();
+    assert_eq!(names, ["bb", "dead"]);
+}
+
+/// What a node says of the mesh at that RoleSet.
+fn told(role_set: u64) -> api::Mesh {
+    api::Mesh {
         out: Out::default(),
         trust_domain: known().trust_domain,
         node: NodeId::new("a").unwrap(),
         genesis: known().genesis,
-        role_set: 1,
+        role_set,
         keys: Vec::new(),
-        bundle: String::new(),
-        nodes: vec![node("dead", false), node("bb", true)],
+        bundle: format!("of RoleSet {role_set}"),
+        nodes: Vec::new(),
         joined: Vec::new(),
-    };
-    directory.refresh(&known(), &mesh);
-    let names: Vec<_> = directory.known().unwrap().nodes.iter().map(|node| node.name.to_string()).collect();
-    assert_eq!(names, ["bb", "dead"]);
+    }
+}
+
+#[test]
+fn what_was_proved_is_not_taken_back_by_a_node_that_is_behind() {
+    let temporary = tempfile::tempdir().unwrap();
+    let directory =
+        Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: Passphrase::default() };
+    directory.restore(&told(1)).unwrap();
+    let proved = Known { role_set: 7, ..known() };
+    directory.store_known(&proved).unwrap();
+    assert_eq!(directory.restore(&told(5)).unwrap_err().code, "unverified_node");
+    assert_eq!((directory.known().unwrap(), directory.bundle().unwrap()), (proved.clone(), "of RoleSet 1".to_owned()));
+    directory.restore(&told(8)).unwrap();
+    assert_eq!(directory.known().unwrap(), Known { nodes: Vec::new(), ..proved }, "a word proves no RoleSet");
+    assert_eq!(directory.bundle().unwrap(), "of RoleSet 8");
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Prints every document in effect as YAML that `push` accepts, fit for version control: in a stable order and without
-/// what servers write into metadata. What concerns nodes and operators stays out.
+/// what servers write into metadata. RoleSets, grants, revocations and confirmations stay out.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   skein policy export > backup.yaml

@@ -60,7 +60,8 @@ pub enum Command {
     /// The chain of what a node took and refused
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Print every document in effect as YAML that `push` accepts
+    /// Print the documents in effect as YAML that `push` accepts: all kinds but RoleSet, NodeGrant, Revocation and Confirmation, which are of
+    /// operators and nodes
     Export(export::Args),
 }
 

@@ -136,6 +136,12 @@ pub(super) fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> 
 
 /// An object of Kubernetes, which is a fact for lint alone.
 fn foreign(object: &KubernetesObject) -> Problem {
+    let hint = match object.kind.as_str() {
+        "Ingress" => "write it as a Gateway and a VirtualService; push only Istio's and Skein's documents",
+        "NetworkPolicy" => "write it as an AuthorizationPolicy; push only Istio's and Skein's documents",
+        "Secret" => "put it on the nodes that need it with `skein secret put`; push only Istio's and Skein's documents",
+        _ => "services are declared in each node's skein.toml; push only Istio's and Skein's documents",
+    };
     Problem {
         code: codes::KUBERNETES,
         severity: Severity::Error,
@@ -145,7 +151,7 @@ fn foreign(object: &KubernetesObject) -> Problem {
         column: 1,
         field: String::new(),
         message: format!("{} is Kubernetes' kind, not policy", object.kind),
-        hint: "services are declared in each node's skein.toml; push only Istio's and Skein's documents".to_owned(),
+        hint: hint.to_owned(),
         istio_message: None,
     }
 }

@@ -23,7 +23,7 @@ use super::{
     super::{
         Protocol, Transport,
         data::Call,
-        error::{Code, Error, Retry},
+        error::{Code, Error, Limit, Retry},
         lease::{Body, BodyError, Pings},
         live::{Handle, Kill, OUTBOUND, Retirement},
     },
@@ -67,7 +67,9 @@ async fn a_full_group_is_an_overflow() {
     }
     let call = Call { patience: Duration::from_millis(50), ..caller.call() };
     let refused = timeout(PATIENCE, client.worker().open(&call)).await.unwrap();
-    assert!(matches!(refused, Err(Error::Overflow(_))), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Overflow(Limit::Requests))), "{refused:?}");
+    let counted = |limit| client.mesh.counters().overflows(limit).load(Relaxed);
+    assert_eq!(Limit::ALL.map(counted), [1, 0, 0, 0, 0], "by limit");
     leases.truncate(UNDER_WAY - 1);
     assert!(timeout(PATIENCE, client.worker().open(&caller.call())).await.unwrap().is_ok());
 }

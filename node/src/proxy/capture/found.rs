@@ -3,7 +3,7 @@
 use super::{Destination, HTTP, Place};
 use crate::snapshot::{Names, Services, Snapshot};
 use policy::{
-    compile::{Entries, Scope},
+    compile::{At, Entries, Scope},
     hosts::{self, Protocol, ServicePort},
     route::{self, Called, NoRoute, Source},
 };
@@ -73,6 +73,13 @@ pub(super) fn by_address(services: &Services, names: &Names, original: SocketAdd
         has.then(|| Place::Known(called.clone(), original.port()))
     });
     Some(place.map_or(Destination::Nowhere, Destination::Mesh))
+}
+
+/// The hosts of ServiceEntries in whose network an address lies that has TLS at its port.
+pub(super) fn in_networks<'s>(snapshot: &'s Snapshot, source: &Source, original: SocketAddr) -> Option<At<'s>> {
+    let (ip, scope) = (original.ip().to_canonical(), snapshot.compiled.scope(source));
+    let at = snapshot.compiled.entries().at(ip, original.port(), scope, |_| false);
+    at.filter(|at| matches!(at, At::Named(_)))
 }
 
 /// The service that a name means, if it has such a port that may be called so.

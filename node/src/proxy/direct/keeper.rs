@@ -68,7 +68,8 @@ async fn look(
     let slots = originations.all();
     for slot in &slots {
         let (wish, store) = (slot.wish.clone(), secrets.clone());
-        let read = reading.read(&plane.shared.tasks, &format!("{wish:?}"), move || tls::load(&wish, &store)).await;
+        let (namespace, of) = (wish.namespace.clone(), format!("{wish:?}"));
+        let read = reading.read(&namespace, &of, move || tls::load(&wish, &store)).await;
         if slot.wants_system() {
             system.look(&plane.shared.tasks).await;
         }
@@ -80,6 +81,7 @@ async fn look(
             ));
         }
     }
+    reading.settle();
     let trouble = |message| Trouble {
         code: "client_tls",
         message,

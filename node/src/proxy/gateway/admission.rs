@@ -72,7 +72,7 @@ impl Entrance {
                     }
                 }
             };
-            let patience = body::patience(&context.limits(), body::is_grpc(&parts.headers));
+            let patience = body::patience(&context.limits(), &parts.headers);
             let mut body = RequestBody::once(incoming, &context.budget, patience);
             // Boxed, so that the many requests about which nobody is asked need no room for it.
             Box::pin(told.outside.ask(context, &arriving, due, parts, &mut body)).await?;

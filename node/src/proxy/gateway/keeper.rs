@@ -165,6 +165,7 @@ async fn look(
     for opened in open.values().filter(|opened| opened.door.spoken == Spoken::Tls) {
         certify((plane, drain), (secrets, reading), &snapshot, &opened.door, &mut troubles).await;
     }
+    reading.settle();
     troubles.sort_by(|a, b| (a.code, &a.message).cmp(&(b.code, &b.message)));
     troubles.dedup();
     plane.shared.current.tell_doors(Doors { open: told, troubles });
@@ -236,7 +237,8 @@ async fn certify(
         let (settings, secrets) = (server.tls.clone(), secrets.clone());
         let namespace = door.speaker.load().service.namespace().to_owned();
         let of = format!("{namespace} {settings:?}");
-        let read = reading.read(&plane.shared.tasks, &of, move || tls::load(&settings, &namespace, &secrets)).await;
+        let of_namespace = namespace.clone();
+        let read = reading.read(&of_namespace, &of, move || tls::load(&settings, &namespace, &secrets)).await;
         let had = before.get(&key);
         let made = read.and_then(|material| renewed(had, server, material));
         match made {
@@ -312,7 +314,7 @@ fn wanted(plane: &DataPlane, snapshot: &Snapshot, local: &Local) -> Wanted {
             };
             let other = wanted.doors.keys().find(|other| other.listen == key.listen && port != 0);
             if let Some(other) = other {
-                wanted.troubles.push(claimed(&key, &listener.documents, other));
+                wanted.troubles.push(claimed(&key, &listener.documents, other, &settings));
             } else {
                 wanted.doors.insert(key, described);
             }
@@ -354,18 +356,20 @@ fn left_out(left_out: &LeftOut) -> Trouble {
     }
 }
 
-fn claimed(key: &Key, documents: &[DocumentId], other: &Key) -> Trouble {
-    Trouble {
-        code: "gateway_conflict",
-        message: format!(
-            "{} opens {} for {} already, and not for {}",
-            names(documents),
-            key.listen,
-            other.service,
-            key.service
-        ),
-        hint: "let the Gateway's selector mean one service of the node, or `bind` the ports to different addresses",
-    }
+fn claimed(key: &Key, documents: &[DocumentId], other: &Key, settings: &Gateway) -> Trouble {
+    let (by, at) = (names(documents), key.listen);
+    let (message, hint) = if (&key.service, key.port) == (&other.service, other.port) {
+        let message = format!("{by}: {at} is open already for another `bind` that is the same address");
+        (message, "name the address once, in one `bind` or in [gateway] listen")
+    } else if key.service == other.service {
+        let from = settings.port_places.get(&key.port).map(|place| format!(" ({place})")).unwrap_or_default();
+        let message = format!("{by}: port {} is not opened, for {at} is port {} already{from}", key.port, other.port);
+        (message, "give each port that Gateways name one of its own in [gateway] ports")
+    } else {
+        let message = format!("{by} opens {at} for {} already, and not for {}", other.service, key.service);
+        (message, "let the Gateway's selector mean one service of the node, or `bind` the ports to different addresses")
+    };
+    Trouble { code: "gateway_conflict", message, hint }
 }
 
 fn not_opened(key: &Key, documents: &[DocumentId], error: &io::Error, settings: &Gateway) -> Trouble {

@@ -4,8 +4,10 @@ use super::{
     ReplayBudget,
     budget::{self, MAX_PIECES},
 };
+use crate::lock::lock;
 use bytes::Bytes;
 use http::HeaderMap;
+use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 /// A whole body.
@@ -23,16 +25,23 @@ pub(super) struct Kept {
     bytes: usize,
 }
 
-/// A copy that may not be whole yet.
+/// A copy that may not be whole yet. Dropped, it lets go what was kept so far, however long the original is silent.
 #[derive(Debug)]
-pub(in crate::proxy) struct Copying(Option<oneshot::Receiver<BodyCopy>>);
+pub(in crate::proxy) struct Copying(Option<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    copy: Arc<Mutex<Option<BodyCopy>>>,
+    whole: oneshot::Receiver<()>,
+}
 
 /// What makes the copy: long frames are shared with the original.
 #[derive(Debug)]
-pub(super) struct Copier {
-    copy: BodyCopy,
+pub(in crate::proxy) struct Copier {
+    /// `None` once nobody waits for it.
+    copy: Arc<Mutex<Option<BodyCopy>>>,
     limit: usize,
-    told: oneshot::Sender<BodyCopy>,
+    told: oneshot::Sender<()>,
 }
 
 impl Copying {
@@ -45,22 +54,34 @@ impl Copying {
     pub(in crate::proxy) async fn complete(self) -> Option<BodyCopy> {
         match self.0 {
             None => Some(BodyCopy::default()),
-            Some(copy) => copy.await.ok(),
+            Some(mut waiting) => {
+                (&mut waiting.whole).await.ok()?;
+                lock(&waiting.copy).take()
+            }
         }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        drop(lock(&self.copy).take());
     }
 }
 
 impl Copier {
     /// Of a body of at most so many bytes, which count in the node's budget as long as the copy is kept.
-    pub(super) fn new(limit: usize, budget: ReplayBudget) -> (Self, Copying) {
-        let (told, copy) = oneshot::channel();
+    pub(in crate::proxy) fn new(limit: usize, budget: ReplayBudget) -> (Self, Copying) {
+        let (told, whole) = oneshot::channel();
         let kept = Kept { budget, bytes: 0 };
-        (Self { copy: BodyCopy { kept, ..BodyCopy::default() }, limit, told }, Copying(Some(copy)))
+        let copy = Arc::new(Mutex::new(Some(BodyCopy { kept, ..BodyCopy::default() })));
+        let waiting = Waiting { copy: Arc::clone(&copy), whole };
+        (Self { copy, limit, told }, Copying(Some(waiting)))
     }
 
-    /// Takes a frame; false if the body is too long or comes in too many, or the node keeps too much.
-    pub(super) fn take(&mut self, data: &Bytes) -> bool {
-        let BodyCopy { kept, frames, .. } = &mut self.copy;
+    /// Takes a frame; false if the body is too long or comes in too many, the node keeps too much, or nobody waits for it any more.
+    pub(in crate::proxy) fn take(&mut self, data: &Bytes) -> bool {
+        let mut copy = lock(&self.copy);
+        let Some(BodyCopy { kept, frames, .. }) = &mut *copy else { return false };
         let fits = kept.bytes + data.len() <= self.limit && frames.len() < MAX_PIECES;
         if !fits || !kept.budget.take(data.len()) {
             return false;
@@ -71,13 +92,15 @@ impl Copier {
     }
 
     pub(super) fn take_trailers(&mut self, trailers: &HeaderMap) {
-        self.copy.trailers = Some(trailers.clone());
+        if let Some(copy) = &mut *lock(&self.copy) {
+            copy.trailers = Some(trailers.clone());
+        }
     }
 
     /// The body has come to its end.
-    pub(super) fn end(self) {
-        // Nobody waits for it any more.
-        drop(self.told.send(self.copy));
+    pub(in crate::proxy) fn end(self) {
+        // An error: nobody waits for it any more.
+        let _ = self.told.send(());
     }
 }
 

@@ -1,6 +1,8 @@
 //! What one connection may ask of this node: sizes of heads, pauses, what HTTP/2 may reset. Policy says it (`MeshConfig.limits`); a
 //! connection keeps what held when it was accepted, and ends after the requests under way when that changes.
 
+use super::head::{is_connect_stream, is_grpc};
+use http::HeaderMap;
 use policy::kinds::Limits;
 use std::time::Duration;
 
@@ -42,10 +44,11 @@ pub(in crate::proxy) struct Bounds {
     window: u32,
 }
 
-/// Shortest silence within a request's body, before there is an answer, after which it ends (it may last twice as long). A gRPC
-/// caller may be as quiet as any stream: what it sends is messages, and there may be none to send.
-pub(in crate::proxy) const fn patience(limits: &Limits, grpc: bool) -> Duration {
-    if grpc { limits.stream_idle } else { limits.request_body_idle }
+/// Shortest silence within a request's body, before there is an answer, after which it ends (it may last twice as long). A caller of
+/// gRPC or of Connect's streams may be as quiet as any stream: what it sends is messages, and there may be none to send.
+pub(in crate::proxy) fn patience(limits: &Limits, headers: &HeaderMap) -> Duration {
+    let sends_messages = is_grpc(headers) || is_connect_stream(headers);
+    if sends_messages { limits.stream_idle } else { limits.request_body_idle }
 }
 
 /// Who is at the other end of a connection.
@@ -100,6 +103,22 @@ impl Bounds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::{HeaderValue, header::CONTENT_TYPE};
+
+    #[test]
+    fn who_sends_messages_may_be_quiet() {
+        let limits = Limits::default();
+        let of = |kind| patience(&limits, &HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]));
+        for kind in
+            ["application/grpc", "application/grpc+proto", "application/connect+proto", "application/connect+json"]
+        {
+            assert_eq!(of(kind), limits.stream_idle, "{kind}");
+        }
+        for kind in ["application/proto", "application/json", "application/connect"] {
+            assert_eq!(of(kind), limits.request_body_idle, "{kind}");
+        }
+        assert_eq!(patience(&limits, &HeaderMap::new()), limits.request_body_idle);
+    }
 
     #[test]
     fn windows_shrink_with_what_is_left() {

@@ -1,11 +1,13 @@
 //! What a request's head must be before anything reads it, and which headers end at this hop.
 
 use super::Bounds;
-use crate::proxy::failure::Cause;
+use crate::{http1::takes_trailers, proxy::failure::Cause};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -153,12 +155,12 @@ pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
+    let takes_trailers = present.contains(&TE) && takes_trailers(headers);
     for name in present {
-        let is_te = name == TE;
-        let removed = headers.remove(name);
-        if is_te && removed.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers")) {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
+        headers.remove(name);
+    }
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
@@ -250,12 +252,17 @@ pub(in crate::proxy) fn strip_trailers(trailers: &mut HeaderMap) {
 
 /// True for requests whose answers carry their status as gRPC does.
 pub(in crate::proxy) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .strip_prefix(b"application/grpc")
-            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-    })
+    let rest = content_type(headers).strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// True for streams of Connect's own protocol; its other calls are plain requests.
+pub(super) fn is_connect_stream(headers: &HeaderMap) -> bool {
+    content_type(headers).starts_with(b"application/connect+")
+}
+
+fn content_type(headers: &HeaderMap) -> &[u8] {
+    headers.get(CONTENT_TYPE).map_or(b"", HeaderValue::as_bytes)
 }
 
 #[cfg(test)]
@@ -348,6 +355,26 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "te", "x-skein-source"]);
+    }
+
+    #[test]
+    fn trailers_are_wanted_beside_codings_too() {
+        for (sent, kept) in [
+            (&["trailers"][..], true),
+            (&["Trailers, deflate"], true),
+            (&["deflate;q=0.5 , trailers;q=1"], true),
+            (&["gzip", "trailers"], true),
+            (&["deflate"], false),
+            (&["x-trailers"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in sent {
+                headers.append(TE, HeaderValue::from_static(value));
+            }
+            strip_hop_by_hop(&mut headers);
+            let te: Vec<_> = headers.get_all(TE).iter().collect();
+            assert_eq!(te, if kept { vec!["trailers"] } else { vec![] }, "{sent:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,9 @@ mod request_body;
 mod response_body;
 mod windowed;
 
-pub(super) use body_copy::BodyCopy;
+#[cfg(test)]
+pub(super) use body_copy::Copier;
+pub(super) use body_copy::{BodyCopy, Copying};
 pub(super) use bounds::{Bounds, Side, patience};
 pub(super) use budget::ReplayBudget;
 pub(super) use frame_guard::FrameGuard;

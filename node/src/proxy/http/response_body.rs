@@ -152,15 +152,6 @@ impl ResponseBody {
         }
     }
 
-    /// As the answer to HEAD has it.
-    pub(in crate::proxy) fn without_bytes(self) -> Self {
-        match self {
-            Self::Full(Some(_), Some(exchange)) => Self::Full(None, None).with(exchange),
-            Self::Full(_, exchange) => Self::Full(None, exchange),
-            Self::Relay(relay) => Self::Relay(relay),
-        }
-    }
-
     /// Ties the end of the request to the end of a body that is at hand.
     pub(in crate::proxy) fn with(self, mut exchange: Exchange) -> Self {
         match self {
@@ -195,6 +186,8 @@ impl Relay {
         Poll::Ready(match frame {
             Some(Ok(frame)) => Some(Ok(self.passed(frame))),
             Some(Err(error)) => {
+                // Nobody answers any more, so what the caller still sends is of no use.
+                exchange.upload().cut();
                 exchange.flag(Flags::UC);
                 exchange.ended();
                 Some(Err(error))
@@ -231,6 +224,7 @@ impl Relay {
         match &mut self.source {
             Some(Source::Here(body)) => {
                 let why = ready!(body.poll_over(context));
+                self.ties.exchange.upload().cut();
                 self.ties.exchange.flag(Flags::UC);
                 self.ties.exchange.ended();
                 Poll::Ready(why)

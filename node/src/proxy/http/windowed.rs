@@ -26,6 +26,11 @@ pub(in crate::proxy) struct Windowed<B> {
 #[error("too many bytes wait on this node")]
 pub(in crate::proxy) struct Full;
 
+/// The sender reset the stream in the middle and calls that no error (RFC 9113, 8.1), which hyper takes for an end.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream was reset before its end")]
+struct Cut;
+
 impl<B: Body> Windowed<B> {
     /// A body of which nothing was read yet.
     ///
@@ -71,7 +76,10 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Windowed<B> 
                 return Poll::Ready(Some(Err(Full.into())));
             }
         }
-        frame.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+        match frame {
+            Poll::Ready(None) if !self.body.is_end_stream() => Poll::Ready(Some(Err(Cut.into()))),
+            frame => frame.map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -231,7 +231,7 @@ impl Apps {
         let mut request = Request::from_parts(copy_head(head), body);
         // A WebSocket.
         let protocol = head.extensions.get::<hyper::ext::Protocol>();
-        let mut again = false;
+        let (began, mut again) = (clock::monotonic(), false);
         loop {
             let (mut sender, stream, link) = self.0.multiplexed.stream(target, terms, pauses).await?;
             if let Some(protocol) = protocol {
@@ -252,11 +252,15 @@ impl Apps {
                     let incoming = Incoming::Http2 { body, _stream: stream };
                     return Ok(Response::from_parts(parts, AppBody::new(incoming, None)));
                 }
-                Err(mut error) => match error.take_message().filter(|_| !again) {
-                    // The connection had ended before the request began on it.
-                    Some(unsent) => (request, again) = (unsent, true),
-                    None => return Err(Failed::Http2(error.into_error())),
-                },
+                Err(mut error) => {
+                    let Some(unsent) = error.take_message() else { return Err(Failed::Http2(error.into_error())) };
+                    // The connection had ended before the request began on it. An application that stops ends all that it has, so
+                    // each may be found so; of new ones a second is tried.
+                    if !link.is_older_than(began) && std::mem::replace(&mut again, true) {
+                        return Err(Failed::Unsent);
+                    }
+                    request = unsent;
+                }
             }
         }
     }
@@ -314,6 +318,8 @@ pub(super) enum Failed {
     Short,
     /// Of HTTP/2: every connection that there may be has all its streams.
     Full,
+    /// The same: each connection had ended before the request began on it.
+    Unsent,
     /// Its HTTP/2 has none.
     NoWebSocket,
     Http1(http1::Error),
@@ -326,7 +332,9 @@ impl Failed {
         match self {
             Self::Connect(error) => Failure::unconnected(&error),
             Self::Http1(http1::Error::Io(error)) => Failure { cause, transport: Some(error.to_string().into()) },
-            Self::Short | Self::Full | Self::NoWebSocket | Self::Http1(_) | Self::Http2(_) => cause.into(),
+            Self::Short | Self::Full | Self::Unsent | Self::NoWebSocket | Self::Http1(_) | Self::Http2(_) => {
+                cause.into()
+            }
         }
     }
 
@@ -334,6 +342,7 @@ impl Failed {
         match self {
             Self::Connect(_) => Cause::ConnectFailure,
             Self::Full | Self::Short => Cause::Overflow,
+            Self::Unsent => Cause::RefusedStream,
             Self::NoWebSocket => Cause::NoWebSocket,
             Self::Http1(error) => request.failure().unwrap_or(match error {
                 http1::Error::Body(_) => Cause::BadRequest("request body broken off"),

@@ -1,4 +1,5 @@
-//! Who calls which service here, and what that means for every request: looked up once per stream instead of once per request.
+//! Who calls which service here, and what that means for every request: looked up once per stream, and again when it changes
+//! ([`super::recognized`]), instead of once per request.
 
 use super::{
     super::{
@@ -309,6 +310,12 @@ impl Caller {
             seen: Mutex::default(),
             gateway: Mutex::default(),
         }
+    }
+
+    /// True if nothing that the registry and the configuration say tells them apart.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        let (who, others) = (&self.who, &other.who);
+        self.recorder.pair() == other.recorder.pair() && who.source == others.source && who.labels == others.labels
     }
 
     /// The bounds of its requests, by what holds now.

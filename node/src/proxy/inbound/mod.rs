@@ -13,6 +13,7 @@ mod multiplexed;
 mod observe;
 mod plaintext;
 mod pool;
+mod recognized;
 mod standing;
 mod tcp;
 mod told;
@@ -40,7 +41,8 @@ use super::{
     http::{self as body, Incoming, RequestBody, ResponseBody, Side, Ties},
     outcome, upgrade,
 };
-use crate::{clock, config, http1::copy_head, mesh};
+use crate::{clock, config, http1::copy_head, mesh, snapshot::Snapshot};
+use bytes::Bytes;
 use caller::Rules;
 use certs::id::Subject;
 use check::CHECK;
@@ -49,6 +51,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, heade
 use hyper::body::Body as _;
 use policy::token::Verified;
 use pool::Pool;
+use recognized::Recognized;
 use std::{net::SocketAddr, pin::pin, sync::Arc, task::Poll};
 
 /// Bytes of a body that are read while its request waits for room.
@@ -63,16 +66,23 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
         tracing::debug!(peer = %peer.id, "a data stream between identities that are no services");
         return;
     };
-    let certificate = Some(peer.leaf);
-    let peer = Peer { identity: &peer.id, node: &peer.node, address: remote_addr.ip(), certificate };
-    let snapshot = context.current.load();
-    let caller = Arc::new(Caller::at(local_addr.ip(), &context, &snapshot, &peer, account, &preface));
-    drop(snapshot);
-    let requests = || Requests { context: Arc::clone(&context), caller: Arc::clone(&caller) };
-    match preface.protocol {
-        mesh::Protocol::Http1 => connection::serve_http1(&context, stream, Side::Node, requests()).await,
+    let (account, protocol) = (account.clone(), preface.protocol);
+    let recognize = move |context: &Context, snapshot: &Snapshot| {
+        let certificate = Some(peer.leaf);
+        let peer = Peer { identity: &peer.id, node: &peer.node, address: remote_addr.ip(), certificate };
+        Caller::at(local_addr.ip(), context, snapshot, &peer, &account, &preface)
+    };
+    let caller = recognize(&context, &context.current.load());
+    let requests = |caller| {
+        let again = move |context: &Context, snapshot: &Snapshot| Some(recognize(context, snapshot));
+        Requests { context: Arc::clone(&context), caller: Arc::new(Recognized::new(caller, again)) }
+    };
+    match protocol {
+        mesh::Protocol::Http1 => connection::serve_http1(&context, stream, Side::Node, requests(caller)).await,
         // Boxed, so that the many that carry HTTP/1.1 need no room for it.
-        mesh::Protocol::Http2 => Box::pin(connection::serve_http2(&context, stream, Side::Node, requests())).await,
+        mesh::Protocol::Http2 => {
+            Box::pin(connection::serve_http2(&context, stream, Side::Node, requests(caller))).await
+        }
         mesh::Protocol::Tcp => Box::pin(tcp::serve(&context, &caller, stream)).await,
     }
 }
@@ -81,16 +91,16 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
 #[derive(Clone)]
 struct Requests {
     context: Arc<Context>,
-    caller: Arc<Caller>,
+    caller: Arc<Recognized>,
 }
 
 impl Handler for Requests {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let on_upgrade = upgrade::Caller::of(&mut request, false);
         let (parts, incoming) = request.into_parts();
-        let patience = body::patience(&self.context.limits(), body::is_grpc(&parts.headers));
+        let patience = body::patience(&self.context.limits(), &parts.headers);
         let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));
-        let mut response = answer(&self.context, &self.caller, request).await;
+        let mut response = answer(&self.context, &self.caller.now(&self.context), request).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::join(&self.context, on_upgrade, &mut response);
         }
@@ -98,7 +108,7 @@ impl Handler for Requests {
     }
 
     fn refused(&self, cause: Cause) {
-        refused(&self.context, &self.caller, cause);
+        refused(&self.context, &self.caller.now(&self.context), cause);
     }
 }
 
@@ -117,6 +127,7 @@ pub(super) async fn answer(
     mut request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
     let (grpc, sent) = (body::is_grpc(request.headers()), request.body().completion());
+    let is_head = request.method() == Method::HEAD;
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
     exchange.uploads(sent.clone());
@@ -138,7 +149,8 @@ pub(super) async fn answer(
             told.mark(response.headers_mut());
             outcome::set(response.headers_mut(), cause);
             exchange.answered(response.status(), response.headers());
-            response.map(|body| body.with(exchange))
+            let body = |body| if is_head { ResponseBody::full(Bytes::new()) } else { body };
+            response.map(|full| body(full).with(exchange))
         }
     }
 }

@@ -90,6 +90,11 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// True if the connection was opened before.
+    pub(super) fn is_older_than(&self, when: Instant) -> bool {
+        self.opened < when
+    }
+
     /// True if it takes an extended CONNECT. What a new connection says of that is waited for.
     pub(super) async fn takes_connect(&self) -> bool {
         loop {
@@ -149,22 +154,7 @@ impl Multiplexed {
         if lock(&target.links).len() >= CONNECTIONS {
             return Err(Failed::Full);
         }
-        let stream = connect(address, terms.connect, again).await?;
-        let mut builder = http2::Builder::new(Spawn(self.tasks.clone()));
-        if let Some(pings) = terms.pings {
-            builder.keep_alive_interval(pings.interval).keep_alive_timeout(pings.timeout).keep_alive_while_idle(true);
-        }
-        let (sender, connection) = builder
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEADERS)
-            // One response that its caller does not read does not stop those of other callers.
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            // Until the application says its limit.
-            .initial_max_send_streams(1)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(Failed::Http2)?;
+        let (sender, connection) = self.handshake(address, (terms, again)).await?;
         let connection = Arc::new(Mutex::new(Some(connection)));
         let polled = Arc::clone(&connection);
         self.tasks.detach("application connection", async move {
@@ -183,6 +173,30 @@ impl Multiplexed {
         Ok((sender, stream, settings))
     }
 
+    /// A new connection, which nobody polls yet.
+    async fn handshake(
+        &self,
+        address: &Address,
+        (terms, again): (&Terms, &[Duration]),
+    ) -> Result<(SendRequest<RequestBody>, Connection), Failed> {
+        let stream = connect(address, terms.connect, again).await?;
+        let mut builder = http2::Builder::new(Spawn(self.tasks.clone()));
+        if let Some(pings) = terms.pings {
+            builder.keep_alive_interval(pings.interval).keep_alive_timeout(pings.timeout).keep_alive_while_idle(true);
+        }
+        builder
+            .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEADERS)
+            // One response that its caller does not read does not stop those of other callers.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            // Until the application says its limit.
+            .initial_max_send_streams(1)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(Failed::Http2)
+    }
+
     /// Forgets what has ended, and ends what has been idle for too long, or is used up.
     pub(super) fn sweep(&self) {
         let now = clock::monotonic();
@@ -192,6 +206,24 @@ impl Multiplexed {
             // Who holds the target is about to use it.
             !links.is_empty() || Arc::strong_count(target) > 1
         });
+    }
+}
+
+#[cfg(test)]
+impl Multiplexed {
+    /// A connection to an application that is polled when the test says so; gives what polls it.
+    pub(super) async fn paused(
+        &self,
+        address: &Address,
+        terms: &Terms,
+    ) -> impl FnMut(&mut Context<'_>) -> Poll<()> + use<> {
+        let (sender, connection) = self.handshake(address, (terms, &[])).await.expect("it takes one");
+        let connection = Arc::new(Mutex::new(Some(connection)));
+        let (streams, requests) = (Streams { open: 0.into(), idle_since: clock::uptime().into() }, AtomicU32::new(0));
+        let (polled, streams, opened) = (Arc::clone(&connection), Arc::new(streams), clock::monotonic());
+        let target = Arc::clone(lock(&self.targets).entry(address.clone()).or_default());
+        lock(&target.links).push(Link { sender, connection, streams, requests, opened, terms: *terms });
+        move |context| poll(&polled, context).map(drop)
     }
 }
 

@@ -7,7 +7,9 @@
 use super::{
     REQUEST_ID,
     caller::{self, Caller, Plain},
-    observe, tcp,
+    observe,
+    recognized::Recognized,
+    tcp,
 };
 use crate::{
     config, mesh,
@@ -22,8 +24,9 @@ use crate::{
         tcp::{Account, End, Side as _, Spans, relay},
         upgrade,
     },
+    snapshot::Snapshot,
 };
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use policy::{hosts::Protocol, kinds::MutualTls};
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
@@ -57,7 +60,6 @@ pub(in crate::proxy) async fn serve(
         () = context.draining() => return,
         () = closing.cancelled() => return stream.reset(),
     };
-    let caller = |carries, server_name| caller(&context, called, ends, carries, server_name);
     let (carries, server_name) = match spoken {
         Ok(Spoken::Http1) => (mesh::Protocol::Http1, None),
         Ok(Spoken::Http2) => (mesh::Protocol::Http2, None),
@@ -73,9 +75,15 @@ pub(in crate::proxy) async fn serve(
         }
         Err(error) => return tracing::debug!(%error, "a connection in plaintext ended before it said anything"),
     };
-    let Some(caller) = caller(carries, server_name) else { return stream.reset() };
-    let requests =
-        |caller| Requests { context: Arc::clone(&context), caller: Arc::new(caller), closing: closing.clone() };
+    let first = caller(&context, &context.current.load(), called, ends, carries, server_name);
+    let Some(caller) = first else { return stream.reset() };
+    let requests = |first: Caller| {
+        let called = called.clone();
+        let again =
+            move |context: &Context, snapshot: &Snapshot| self::caller(context, snapshot, &called, ends, carries, None);
+        let caller = Arc::new(Recognized::new(first, again));
+        Requests { context: Arc::clone(&context), caller, closing: closing.clone() }
+    };
     let side = Side::Application;
     match carries {
         mesh::Protocol::Tcp => Box::pin(pass(&context, &caller, stream)).await,
@@ -125,16 +133,17 @@ fn declared(context: &Context, called: &LocalPort) -> Option<config::Protocol> {
 
 fn caller(
     context: &Context,
+    snapshot: &Snapshot,
     called: &LocalPort,
     (remote, local): Ends,
     carries: mesh::Protocol,
     server_name: Option<String>,
 ) -> Option<Caller> {
-    let (snapshot, services) = (context.current.read(), context.local.load());
+    let services = context.local.load();
     let (service, _) = services.find(called)?;
     let ends = (remote.ip(), local.ip());
     let plain = Plain { service, port: called.number, ends, carries, server_name };
-    Some(Caller::plaintext(context, &snapshot, plain))
+    Some(Caller::plaintext(context, snapshot, plain))
 }
 
 /// Resolves when PeerAuthentication keeps plaintext from the port.
@@ -164,7 +173,7 @@ fn tell_shut(called: &LocalPort, (remote, _): Ends) {
 
 /// Breaks a connection off before anything of it was served.
 fn refuse(context: &Context, called: &LocalPort, stream: TcpStream, ends: Ends, cause: Cause) {
-    if let Some(caller) = caller(context, called, ends, mesh::Protocol::Tcp, None) {
+    if let Some(caller) = caller(context, &context.current.load(), called, ends, mesh::Protocol::Tcp, None) {
         tracing::debug!(service = %called.service, remote = %ends.0, ?cause, "a connection in plaintext was refused");
         let mut account = Account::new(observe::begin_connection(context, &caller));
         account.between(Arc::clone(&caller.recorder));
@@ -191,7 +200,7 @@ async fn pass(context: &Context, caller: &Caller, stream: TcpStream) {
 #[derive(Clone)]
 struct Requests {
     context: Arc<Context>,
-    caller: Arc<Caller>,
+    caller: Arc<Recognized>,
     closing: CancellationToken,
 }
 
@@ -199,13 +208,13 @@ impl Handler for Requests {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let extended = upgrade::Extended::of(&mut request, || self.context.random_bits());
         let on_upgrade = upgrade::Caller::of(&mut request, extended.is_some());
-        let (is_head, grpc) = (request.method() == Method::HEAD, body::is_grpc(request.headers()));
+        let grpc = body::is_grpc(request.headers());
         let (mut parts, incoming) = request.into_parts();
         body::strip_claims(&mut parts.headers);
         parts.headers.insert(REQUEST_ID, self.context.request_id());
-        let patience = body::patience(&self.context.limits(), grpc);
+        let patience = body::patience(&self.context.limits(), &parts.headers);
         let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));
-        let mut response = super::answer(&self.context, &self.caller, request).await;
+        let mut response = super::answer(&self.context, &self.caller.now(&self.context), request).await;
         // What nodes tell each other is not for callers outside.
         body::strip_own(response.headers_mut());
         if let Some(extended) = &extended
@@ -219,11 +228,11 @@ impl Handler for Requests {
                 upgrade::Extended::answer(&mut response);
             }
         }
-        if is_head { response.map(ResponseBody::without_bytes) } else { response }
+        response
     }
 
     fn refused(&self, cause: Cause) {
-        super::refused(&self.context, &self.caller, cause);
+        super::refused(&self.context, &self.caller.now(&self.context), cause);
     }
 
     async fn closed(&self) {

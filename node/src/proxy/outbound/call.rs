@@ -1,7 +1,7 @@
 //! Requests that this proxy makes itself, as a service beside this node: they take the way of its application's requests from where
 //! those are routed.
 
-use super::{Requests, Speaker, forward};
+use super::{Requests, Speaker, forward, observe};
 use crate::{
     clock, config,
     proxy::{
@@ -86,6 +86,7 @@ async fn call(
         came_at: OnceLock::new(),
         standing: None,
     };
+    exchange.observe(observe::begin_own(&requests, &snapshot, &parts));
     let (head, incoming) = (forward::Head { parts, host }, Incoming::Own(body));
     let mut outgoing = forward::Outgoing { head, upgrade: None, incoming, user: None };
     match forward::forward(&requests, &snapshot, &own.routed, &mut outgoing, &mut exchange).await {
@@ -96,6 +97,7 @@ async fn call(
         Err(cause) => {
             let answer = cause.answer();
             exchange.flag(answer.flags);
+            exchange.details(cause.details());
             exchange.answered(answer.status, &HeaderMap::new());
             exchange.ended();
             Err(cause)

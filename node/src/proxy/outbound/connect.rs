@@ -37,23 +37,24 @@ pub(super) async fn answer(connection: &Connection, mut request: Request<Incomin
     let on_upgrade = OnUpgrade::of(&mut request);
     let (context, speaker) = (&connection.context, connection.speaker.load_full());
     let snapshot = context.current.load();
-    let mut account = Account::new((None, None));
+    // What is called is what the request names, whatever was dialled.
+    let ends = tcp::Ends { remote: connection.remote, local: connection.local, dialled: None };
+    let account = || Account::new(observe::begin_connection(context, &speaker, &snapshot, ends, None));
     let (called, declared) = match asked(&speaker, &snapshot, &request) {
         Ok(asked) => asked,
         Err(cause) => {
+            let mut account = account();
             account.between(context.recorder(speaker.to_nothing()));
             account.failed(cause, None);
             return reply::failure(cause, false);
         }
     };
-    // What is called is what the request names, whatever was dialled.
-    let ends = tcp::Ends { remote: connection.remote, local: connection.local, dialled: None };
     if declared == Protocol::Tls {
         let tunnel = after_hello(Arc::clone(context), speaker, called, ends, on_upgrade);
         detach(context, tunnel);
         return opened();
     }
-    let mut account = Account::new(observe::begin_connection(context, &speaker, &snapshot, ends, None));
+    let mut account = account();
     match lead(context, &speaker, &snapshot, &called, (ends, None), &mut account).await {
         Ok(led) => {
             let tunnel = carry(Arc::clone(context), led, on_upgrade, account);
@@ -100,7 +101,7 @@ fn asked(
     let mut named = request.headers().get_all(HOST).iter();
     let (host, more) = (named.next(), named.next());
     let same = match host {
-        Some(host) => host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()),
+        Some(host) => host.to_str().is_ok_and(|host| is_same(host, authority)),
         // Before HTTP/1.1 there was no such header, and some clients ask for tunnels as then.
         None => request.version() == Version::HTTP_10,
     };
@@ -117,6 +118,14 @@ fn asked(
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => Err(Cause::NoRoute),
         declared @ (Protocol::Tcp | Protocol::Tls | Protocol::Sniffed) => Ok(((called, port), declared)),
     }
+}
+
+/// True if a Host header names what is asked for. Many clients leave out the port there, or a dot at the end.
+fn is_same(host: &str, authority: &str) -> bool {
+    let ((named, port), (wanted, wanted_port)) = (hosts::split_authority(host), hosts::split_authority(authority));
+    let names = [named, wanted].map(|name| name.strip_suffix('.').unwrap_or(name));
+    let has_port = named.len() < host.len();
+    names[0].eq_ignore_ascii_case(names[1]) && (!has_port || port.is_some() && port == wanted_port)
 }
 
 async fn lead(
@@ -172,5 +181,29 @@ async fn after_hello(
             account.failed(cause, None);
             crate::proxy::tcp::Side::reset(caller);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_may_leave_out_what_the_target_says() {
+        let target = "Db.example.com:5432";
+        for host in ["db.example.com:5432", "db.example.com", "DB.example.com.", "db.example.com.:5432"] {
+            assert!(is_same(host, target), "{host:?}");
+        }
+        for host in [
+            "",
+            "other.example.com",
+            "other.example.com:5432",
+            "db.example.com:443",
+            "db.example.com:",
+            "db.example.com:x",
+        ] {
+            assert!(!is_same(host, target), "{host:?}");
+        }
+        assert!(is_same("[2001:db8::1]", "[2001:db8::1]:443") && !is_same("[2001:db8::2]", "[2001:db8::1]:443"));
     }
 }

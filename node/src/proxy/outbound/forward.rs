@@ -60,6 +60,8 @@ pub(super) async fn forward(
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
     let Outgoing { head, upgrade, incoming, user: _ } = outgoing;
     let (incoming, came) = (std::mem::replace(incoming, Incoming::Own(None)), head.parts.version);
+    let config = snapshot.compiled.config();
+    let patience = body::patience(&config.limits, &head.parts.headers);
     // What formatters of the response may ask about.
     let asked = !route.response_headers.is_empty() || !destination.response_headers.is_empty();
     let asked = asked.then(|| (head.parts.clone(), head.host.clone()));
@@ -80,12 +82,10 @@ pub(super) async fn forward(
         .map(|hash| Affinity::of(hash, (&key.parts, &key.host), requests.remote, context.random()))
         .unwrap_or_default();
     drop(before);
-    let config = snapshot.compiled.config();
     let grpc = exchange.is_grpc();
-    let patience = body::patience(&config.limits, grpc);
     let upload = Upload::new(incoming, route.retries.attempts > 0, &context.budget, patience);
     if !route.mirrors.is_empty() && upgrade.is_none() {
-        mirror::copy(requests, snapshot, routed, head, &upload);
+        mirror::copy(requests, routed, head, &upload);
     }
     exchange.goes_to(&cluster.circuit.cluster);
     exchange.uploads(upload.completion());

@@ -15,14 +15,17 @@ use crate::{
         context::Context,
         exchange::Exchange,
         failure::Cause,
-        http::{BodyCopy, ResponseBody, Ties, Upload, is_grpc},
+        http::{BodyCopy, Copying, ResponseBody, Ties, Upload, is_grpc},
     },
     snapshot::{Snapshot, Wanted},
     telemetry::{Counter, Telemetry},
 };
 use http::HeaderValue;
 use http_body_util::BodyExt;
-use policy::{hosts::split_authority, route::Routed};
+use policy::{
+    hosts::split_authority,
+    route::{Route, Routed},
+};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
@@ -30,6 +33,8 @@ use tokio::sync::Semaphore;
 const BODY_LIMIT: usize = 256 * 1024;
 /// Bytes of an answer that are read, so that its connection can be used again; then it is cut.
 const ANSWER_LIMIT: usize = 1024 * 1024;
+/// For the body of a request to pass by; one that takes longer is not copied.
+const UPLOAD: Duration = Duration::from_secs(60);
 /// For a copy and its answer, where the route has no timeout.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -39,7 +44,7 @@ pub(in crate::proxy) struct Mirrors {
     places: Arc<Semaphore>,
     /// Skipped, because too many were under way.
     full: Counter,
-    /// Skipped, because the request's body was too long, came to no end, or the node kept too much.
+    /// Skipped, because the request's body was too long, came to no end in time, or the node kept too much.
     body: Counter,
 }
 
@@ -62,42 +67,86 @@ impl Mirrors {
 }
 
 /// Begins the copies of a request, each with the route's own probability. A mirror that does not exist gets none.
-pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &Routed, head: &Head, upload: &Upload) {
+pub(super) fn copy(requests: &Requests<'_>, routed: &Routed, head: &Head, upload: &Upload) {
     let context = requests.context;
-    for mirror in &routed.route.mirrors {
+    for (number, mirror) in routed.route.mirrors.iter().enumerate() {
         if !mirror.takes(context.random()) {
             continue;
         }
-        let (speaker, route) = (&requests.speaker, &routed.route);
-        let (to, carries) = (&mirror.destination, carries(head.parts.version));
-        let names = [speaker.fixed_host(), head.host.to_str().ok().map(|host| split_authority(host).0)];
-        let brought = Brought { port: routed.port, dialled: requests.dialled, names, account: requests.account() };
-        let placed = context.place_now(snapshot, speaker, to, brought);
-        let Ok((cluster, by)) = placed.and_then(|placed| {
-            let at = (routed.port, placed.at);
-            Ok((context.cluster(snapshot, speaker, route, to, at, carries)?, placed.by))
-        }) else {
-            tracing::debug!(host = mirror.destination.host, "no such mirror");
-            continue;
-        };
-        let copy = Copy {
+        let name = |name: Option<&str>| name.map(Box::from);
+        let waiting = Waiting {
             context: Arc::clone(context),
-            speaker: Arc::clone(speaker),
-            snapshot: Arc::clone(snapshot),
-            cluster,
-            by,
+            speaker: Arc::clone(&requests.speaker),
+            route: Arc::clone(&routed.route),
+            number,
+            port: routed.port,
+            names: [
+                name(requests.speaker.fixed_host()),
+                name(head.host.to_str().ok().map(|host| split_authority(host).0)),
+            ],
+            account: name(requests.account()),
             head: Head { parts: head.parts.clone(), host: shadow(&head.host) },
             remote: requests.remote,
-            local: requests.dialled.unwrap_or(requests.local),
+            local: requests.local,
+            dialled: requests.dialled,
         };
-        let (body, timeout) = (upload.copy(BODY_LIMIT), routed.route.timeout);
-        context.tasks.detach("copy of a request", async move {
-            let mirrors = &copy.context.mirrors;
-            let Some(body) = body.complete().await else { return mirrors.body.add(1) };
-            let Ok(_place) = Arc::clone(&mirrors.places).try_acquire_owned() else { return mirrors.full.add(1) };
-            in_time(timeout, copy.send(body)).await;
-        });
+        let body = upload.copy(BODY_LIMIT);
+        context.tasks.detach("copy of a request", waiting.go(body));
     }
+}
+
+/// A copy whose body may still be on its way. A stream may last for days, so it holds nothing of the world that its request began in:
+/// it goes by the one that there is when it goes.
+struct Waiting {
+    context: Arc<Context>,
+    speaker: Arc<super::Speaker>,
+    route: Arc<Route>,
+    /// Which of the route's mirrors.
+    number: usize,
+    port: u16,
+    /// See [`Brought`].
+    names: [Option<Box<str>>; 2],
+    account: Option<Box<str>>,
+    head: Head,
+    remote: SocketAddr,
+    local: SocketAddr,
+    dialled: Option<SocketAddr>,
+}
+
+impl Waiting {
+    async fn go(self, body: Copying) {
+        let context = Arc::clone(&self.context);
+        let mirrors = &context.mirrors;
+        let Some(body) = whole(body).await else { return mirrors.body.add(1) };
+        let Ok(_place) = Arc::clone(&mirrors.places).try_acquire_owned() else { return mirrors.full.add(1) };
+        let (timeout, copy) = (self.route.timeout, self.placed());
+        if let Some(copy) = copy {
+            in_time(timeout, copy.send(body)).await;
+        }
+    }
+
+    /// Where it goes now; `None` if there is no such mirror.
+    fn placed(self) -> Option<Copy> {
+        let Self { context, speaker, route, number, port, names, account, head, remote, local, dialled } = self;
+        let snapshot = context.current.load();
+        let to = &route.mirrors.get(number)?.destination;
+        let names = names.each_ref().map(Option::as_deref);
+        let brought = Brought { port, dialled, names, account: account.as_deref() };
+        let carries = carries(head.parts.version);
+        let placed = context.place_now(&snapshot, &speaker, to, brought).and_then(|placed| {
+            Ok((context.cluster(&snapshot, &speaker, &route, to, (port, placed.at), carries)?, placed.by))
+        });
+        let Ok((cluster, by)) = placed else {
+            tracing::debug!(host = to.host, "no such mirror");
+            return None;
+        };
+        Some(Copy { context, speaker, snapshot, cluster, by, head, remote, local: dialled.unwrap_or(local) })
+    }
+}
+
+/// The body once it has passed by, if that is soon: what a slow one has kept is room that others need.
+async fn whole(body: Copying) -> Option<BodyCopy> {
+    tokio::time::timeout(UPLOAD, body.complete()).await.ok().flatten()
 }
 
 /// Gives a copy the time of its route, or that of copies.
@@ -182,6 +231,7 @@ fn shadow(host: &HeaderValue) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::http::{Copier, ReplayBudget};
 
     #[tokio::test(start_paused = true)]
     async fn a_mirror_that_does_not_answer_is_given_up() {
@@ -190,6 +240,19 @@ mod tests {
             assert!(within(time - Duration::from_millis(10)).await.is_err());
             assert!(within(time + Duration::from_millis(10)).await.is_ok());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_to_no_end_is_given_up_and_nothing_more_of_it_is_kept() {
+        let budget = ReplayBudget::default();
+        let (mut copier, copying) = Copier::new(BODY_LIMIT, budget.clone());
+        assert!(copier.take(&bytes::Bytes::from_static(b"begin")));
+        assert!(whole(copying).await.is_none(), "it waits for ever");
+        assert_eq!(budget.taken(), 0, "and what came so far has made room");
+        assert!(!copier.take(&bytes::Bytes::from_static(b"more")), "nobody waits for it");
+        let (copier, copying) = Copier::new(BODY_LIMIT, budget);
+        copier.end();
+        assert!(whole(copying).await.is_some());
     }
 
     #[test]

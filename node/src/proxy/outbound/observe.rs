@@ -100,6 +100,20 @@ pub(super) fn begin(
     (Some(Box::new(gather(requests, snapshot, parts, log, span))), counted)
 }
 
+/// How the metrics of a request differ from Istio's that the node makes itself, and what their labels and taps ask of it. No line and no
+/// span tell of it: each export of those would be told by the next one, without an end.
+pub(super) fn begin_own(
+    requests: &Requests<'_>,
+    snapshot: &Snapshot,
+    parts: &Parts,
+) -> (Option<Box<Observed>>, Option<Arc<MetricRule>>) {
+    let (metrics, is_tapped) = (snapshot.compiled.observed().metrics, requests.context.sinks.taps.is_open());
+    let counted = if metrics { requests.speaker.policy(snapshot).counted.client.clone() } else { None };
+    let asks = counted.as_ref().is_some_and(|rule| rule.asks());
+    let observed = (asks || is_tapped).then(|| Box::new(gather(requests, snapshot, parts, None, None)));
+    (observed, counted)
+}
+
 fn gather(
     requests: &Requests<'_>,
     snapshot: &Snapshot,

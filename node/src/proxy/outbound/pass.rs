@@ -37,7 +37,7 @@ pub(super) async fn pass(
     }
     exchange.reaches(original);
     let incoming = std::mem::replace(incoming, Incoming::Own(None));
-    let patience = body::patience(&config.limits, exchange.is_grpc());
+    let patience = body::patience(&config.limits, &parts.headers);
     let body = RequestBody::once(incoming, &context.budget, patience);
     let sent = body.completion();
     exchange.uploads(sent.clone());

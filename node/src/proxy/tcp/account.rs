@@ -135,11 +135,11 @@ impl Drop for Account {
     fn drop(&mut self) {
         if let Some(recorder) = &self.recorder {
             let end = recorder.connection(self.flags, self.shape().as_ref());
-            // One that led nowhere was opened all the same.
-            if self.open.is_none() {
-                end.opened();
+            if self.open.is_some() {
+                end.closed();
+            } else {
+                end.led_nowhere();
             }
-            end.closed();
         }
         if let Some(mut observed) = self.observed.take() {
             (observed.entry.received, observed.entry.sent) = (self.received, self.sent);

@@ -2,7 +2,7 @@
 
 use super::{
     backend::{Arrived, Backend, ok},
-    client::{Answer, Client, get, with},
+    client::{Answer, Client, eventually, get, with},
     world::{Entry, World, mesh_config},
 };
 
@@ -110,6 +110,26 @@ fn a_refusal_is_in_the_authorisers_words() {
         assert!(metrics.contains("skein_external_authorization_total{result=\"denied\"} 2"), "{metrics}");
         let flagged = |line: &&str| line.contains("response_code=\"401\"") && line.contains("response_flags=\"UAEX\"");
         assert!(metrics.lines().any(|line| flagged(&line)), "{metrics}");
+    });
+}
+
+#[test]
+fn what_is_counted_of_an_authoriser_has_the_labels_that_documents_say() {
+    both(by_token, |mut world, _, _| {
+        let telemetry = "---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: labels}\n\
+                         spec: {metrics: [{overrides: [{match: {metric: REQUEST_COUNT, mode: CLIENT}, tagOverrides: \
+                         {response_flags: {operation: REMOVE}, asked: {value: request.url_path}}}]}]}\n";
+        world.push(&format!("{}{}{telemetry}", opa(", includeRequestHeadersInCheck: [token]"), custom("/a*")));
+        assert_eq!(with(world.nodes[0].outbound, "reviews", "/a", "Token: good\r\n").status, 200);
+        let asked = |line: &&str| {
+            line.starts_with("istio_requests_total{reporter=\"source\"") && line.contains("_service_name=\"ratings\"")
+        };
+        eventually("it is counted so, and not otherwise", || {
+            let metrics = world.metrics(world.nodes.len() - 1);
+            let mut lines = metrics.lines().filter(asked).peekable();
+            lines.peek().is_some()
+                && lines.all(|line| line.contains("asked=\"/a\"") && !line.contains("response_flags"))
+        });
     });
 }
 

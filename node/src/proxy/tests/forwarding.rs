@@ -1,14 +1,19 @@
 //! Requests find their way, over the mesh and on one node, and failures are hidden or told as Envoy tells them.
 
 use super::{
-    backend::{Arrived, Backend, ok},
+    backend::{Arrived, Backend, Buffered, ok},
     client::{Client, eventually, get, with},
     world::{Entry, World},
 };
-use crate::{mesh::Transport, proxy::ApplyError};
+use crate::{config::Protocol, mesh::Transport, proxy::ApplyError};
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, Ordering},
+    io::Write,
+    net::TcpListener,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
 };
 
 /// Nobody listens there.
@@ -170,6 +175,34 @@ fn a_reset_is_retried_for_get_and_told_for_post() {
     );
     assert_eq!(answer.header("x-skein-outcome"), None, "what nodes tell each other stays between them");
     assert!(world.metrics(0).contains("response_flags=\"UC\""));
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_a_failure_on_both_sides() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (target, (cut, cuts)) = (listener.local_addr().unwrap(), mpsc::channel::<()>());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = Buffered::new(stream.unwrap());
+            stream.head().unwrap();
+            stream.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").unwrap();
+            cuts.recv().unwrap();
+        }
+    });
+    for nodes in [1, 2] {
+        let world = World::new(nodes, vec![Entry::at(nodes - 1, "reviews", "v1", target, Protocol::Http)]);
+        let mut client = Client::connect(world.nodes[0].outbound);
+        client.write("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n");
+        assert!(client.wait_for("half"));
+        cut.send(()).unwrap();
+        assert!(client.ended(), "its caller sees it break off");
+        for node in [0, nodes - 1] {
+            eventually("pages tell of it", || {
+                let pairs = world.nodes[node].telemetry.exchanged().pairs;
+                !pairs.is_empty() && pairs.iter().all(|pair| pair.failures.get("200 UC") == Some(&1))
+            });
+        }
+    }
 }
 
 #[test]

@@ -335,3 +335,20 @@ fn a_target_without_a_path_is_refused() {
         .unwrap();
     assert_eq!((by_http1.status, backend.last().line()), (200, "GET /?x=1 HTTP/1.1"));
 }
+
+#[test]
+fn a_head_that_the_called_side_refuses_has_no_body() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    for (nodes, protocol) in [(2, Protocol::Http2), (2, Protocol::Http), (1, Protocol::Http2)] {
+        let target = Backend::named("").address;
+        let mut world = World::new(nodes, vec![Entry::at(nodes - 1, "reviews", "v1", target, protocol)]);
+        world.push("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nobody}\nspec: {}\n");
+        runtime.block_on(async {
+            let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+            let request = Request::head("http://reviews/").body(full("")).unwrap();
+            let response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::FORBIDDEN);
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "");
+        });
+    }
+}

@@ -161,6 +161,41 @@ fn requests_that_do_not_end_keep_no_copies_of_others_back() {
 }
 
 #[test]
+fn a_stream_that_goes_on_keeps_nothing_of_the_world_that_it_began_in() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    // It answers at once, and neither side ends.
+    std::thread::spawn(move || {
+        let mut stream = Buffered::new(listener.accept().unwrap().0);
+        stream.head().unwrap();
+        stream.stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n").unwrap();
+        stream.ended()
+    });
+    let shadow = Backend::named("v2");
+    let entries = vec![
+        Entry::at(1, "reviews", "v1", target, crate::config::Protocol::Http),
+        Entry::new(1, "ratings", "v1", &shadow),
+    ];
+    let mut world = World::new(2, entries);
+    let route = |timeout: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: reviews}}\nspec:\n  hosts: [reviews]\n  \
+             http: [{{route: [{{destination: {{host: reviews}}}}], mirror: {{host: ratings}}, timeout: {timeout}}}]\n"
+        )
+    };
+    world.push(&route("10m"));
+    let began_in = std::sync::Arc::downgrade(&world.seen_by(0));
+    let mut client = Buffered::new(std::net::TcpStream::connect(world.nodes[0].outbound).unwrap());
+    client.stream.write_all(b"POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 9\r\n\r\nbegin").unwrap();
+    assert!(client.wait_for(b"begun"));
+    world.push(&route("20m"));
+    eventually("the world that it began in is gone", || began_in.upgrade().is_none());
+    assert!(shadow.arrived().is_empty());
+    client.stream.write_all(b"rest").unwrap();
+    assert_eq!(wait_for(&shadow, 1)[0].body, b"beginrest", "its copy goes by the world that there is now");
+}
+
+#[test]
 fn copies_without_a_place_are_left_out_and_counted() {
     let (answered, wait) = std::sync::mpsc::sync_channel::<()>(0);
     let wait = std::sync::Mutex::new(wait);

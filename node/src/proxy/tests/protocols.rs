@@ -66,6 +66,18 @@ fn trailers_pass_both_ways() {
 }
 
 #[test]
+fn a_request_that_usually_has_a_body_says_that_it_has_none() {
+    let backend = Backend::named("v1");
+    let world = world(&backend);
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let of_others = [("GET", None), ("DELETE", None), ("OPTIONS", None)];
+    for (method, length) in ["POST", "PUT", "PATCH"].map(|method| (method, Some("0"))).into_iter().chain(of_others) {
+        client.ask(format!("{method} / HTTP/1.1\r\nHost: reviews\r\n\r\n")).expect("an answer");
+        assert_eq!(backend.last().header("content-length"), length, "{method}");
+    }
+}
+
+#[test]
 fn http_1_0_is_told_what_to_use() {
     let backend = Backend::named("v1");
     let world = world(&backend);

@@ -2,7 +2,7 @@
 
 use super::{
     backend::{Backend, ok},
-    client::eventually,
+    client::{Client, eventually},
     world::{Entry, World, traffic_policy},
 };
 use crate::{config::Protocol, mesh::Transport};
@@ -248,6 +248,12 @@ fn policy_lets_connections_in_and_ends_them() {
         let before = arrived.load(SeqCst);
         assert!(refused(&world));
         assert_eq!(arrived.load(SeqCst), before, "the application hears nothing of it");
+        for node in [0, nodes - 1] {
+            eventually("pages tell that it led nowhere, though it has no flag", || {
+                let seen = world.nodes[node].telemetry.exchanged().connections;
+                !seen.is_empty() && seen.iter().all(|pair| pair.slots.iter().map(|slot| slot.failed).sum::<u64>() == 1)
+            });
+        }
         world.push(&l4_policy(
             "{rules: [{from: [{source: {principals: ['test.example/ns/default/sa/web']}}], to: [{operation: {ports: ['PORT']}}]}]}"
                 .replace("PORT", &application.port().to_string())
@@ -260,6 +266,21 @@ fn policy_lets_connections_in_and_ends_them() {
         assert!(is_cut(&mut echo));
         assert!(refused(&world));
     }
+}
+
+#[test]
+fn a_refused_tunnel_is_told_of_as_documents_say() {
+    let mut world = World::new(1, vec![bytes(0, "v1", named("one"))]);
+    world.push(
+        "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: labels}\n\
+         spec: {metrics: [{overrides: [{match: {mode: CLIENT}, tagOverrides: {asked: {value: '\"as such\"'}}}]}]}\n",
+    );
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let refused = client.ask("CONNECT nobody:443 HTTP/1.1\r\nHost: nobody:443\r\n\r\n").expect("an answer");
+    assert_eq!(refused.status, 404);
+    let of = |with: &[&str]| count(&world, 0, "istio_tcp_connections_closed_total", with);
+    eventually("it is counted", || of(&["reporter=\"source\""]) == 1);
+    assert_eq!(of(&["asked=\"as such\"", "response_flags=\"NR\""]), 1, "{}", world.metrics(0));
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub(super) struct Node {
     /// Where its services take callers outside the mesh.
     pub(super) plaintext: Vec<SocketAddr>,
     pub(super) failures: mpsc::Receiver<NodeId>,
-    current: Current,
+    pub(super) current: Current,
     tasks: Tasks,
     _network: PeerNetwork,
 }
@@ -99,7 +99,7 @@ pub(super) struct World {
     pub(super) limits: Vec<Arc<Limits>>,
     pub(super) circuits: Vec<Arc<Circuits>>,
     nonce: u8,
-    /// A label of all configured services, if any.
+    /// A label of all configured services, and their revision, if any.
     pub(super) tier: &'static str,
 }
 
@@ -248,6 +248,7 @@ impl World {
             labels: {
                 let mut labels = labels(entry.service, entry.version);
                 labels.insert("tier".to_owned(), self.tier.to_owned());
+                labels.insert("service.istio.io/canonical-revision".to_owned(), self.tier.to_owned());
                 labels
             },
             ports: vec![Port {

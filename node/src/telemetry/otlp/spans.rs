@@ -40,6 +40,7 @@ pub(super) fn span(finished: &Finished, node: &str) -> Option<Span> {
         (Some(0), _) => false,
         (Some(status), SERVER) => SERVERS_FAULT.contains(&status),
         (Some(_), _) => true,
+        (None, _) if summary.is_cut() || summary.lacks_status() => true,
         (None, SERVER) => summary.code == 0 || summary.code >= 500,
         (None, _) => summary.code == 0 || summary.code >= 400,
     };

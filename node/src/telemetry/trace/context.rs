@@ -109,8 +109,7 @@ fn tell_multi(headers: &mut HeaderMap, context: &Context, parent: u64) {
     } else {
         insert(B3_PARENT, 16, parent.into());
     }
-    // A debug flag says it already.
-    if !headers.contains_key(B3_FLAGS) {
+    if !is_debug_flag(headers) {
         headers.insert(B3_SAMPLED, HeaderValue::from_static(if context.sampled { "1" } else { "0" }));
     }
 }
@@ -153,11 +152,15 @@ fn b3(value: &[u8]) -> (Option<Context>, Option<bool>) {
 
 fn b3_multi(headers: &HeaderMap) -> (Option<Context>, Option<bool>) {
     let bytes = |name: &HeaderName| only(headers, name).map(HeaderValue::as_bytes);
-    let debug = bytes(&B3_FLAGS) == Some(b"1");
-    let sampled = if debug { Some(true) } else { bytes(&B3_SAMPLED).and_then(decision) };
+    let sampled = if is_debug_flag(headers) { Some(true) } else { bytes(&B3_SAMPLED).and_then(decision) };
     let ids = bytes(&B3_TRACE).and_then(b3_trace).zip(bytes(&B3_SPAN).filter(|span| span.len() == 16).and_then(number));
     let read = ids.and_then(|(trace, span)| context(trace, span, sampled.unwrap_or(false)));
     (read, sampled)
+}
+
+/// True if the flag says the decision by itself, which is then told on so. Any other value than 1 says nothing.
+fn is_debug_flag(headers: &HeaderMap) -> bool {
+    only(headers, &B3_FLAGS).is_some_and(|flag| flag == "1")
 }
 
 fn b3_trace(digits: &[u8]) -> Option<u128> {

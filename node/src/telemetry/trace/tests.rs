@@ -107,6 +107,22 @@ fn who_looks_for_a_fault_is_heard_and_told_on_so() {
 }
 
 #[test]
+fn a_flag_that_asks_for_nothing_leaves_the_decision_to_be_told() {
+    for flag in ["0", ""] {
+        let mut alone = headers(&[("x-b3-flags", flag)]);
+        assert!(begin_with(&mut alone, &rule(100.0)).is_some());
+        assert_eq!(text(&alone, "x-b3-sampled"), "1", "{flag:?}");
+        let ids = [("x-b3-traceid", "8448eb211c80319c"), ("x-b3-spanid", "b7ad6b7169203331"), ("x-b3-flags", flag)];
+        let mut undecided = headers(&ids);
+        assert_eq!(begin_with(&mut undecided, &rule(0.0)), None);
+        assert_eq!(text(&undecided, "x-b3-sampled"), "0", "{flag:?}");
+    }
+    let mut debug = headers(&[("x-b3-flags", "1")]);
+    begin_with(&mut debug, &rule(0.0));
+    assert!(!debug.contains_key("x-b3-sampled"), "the flag says it");
+}
+
+#[test]
 fn what_is_not_valid_counts_as_absent() {
     for value in [
         "",

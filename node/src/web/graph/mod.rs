@@ -414,6 +414,7 @@ mod tests {
             panic: false,
             entry: None,
             by_name: false,
+            overflows: Vec::new(),
         }
     }
 

@@ -17,6 +17,14 @@ fn found<'e>(entries: &'e Entries, host: &str, namespace: &str) -> Option<&'e st
     entries.named(host, namespace).map(|made| made.document.name.as_str())
 }
 
+/// The one that an address alone tells.
+fn host(at: At<'_>) -> Option<&Arc<EntryService>> {
+    match at {
+        At::Host(made) => Some(made),
+        At::Named(_) => None,
+    }
+}
+
 const PORTS: &str = "ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC";
 
 #[test]
@@ -111,7 +119,10 @@ fn an_address_means_whose_it_is_then_whose_network_it_lies_in_then_who_takes_the
         ),
     ]);
     let at = |address: &str, port: u16, namespace: &str| {
-        entries.at(address.parse().unwrap(), port, namespace, |_| false).map(|made| made.document.name.clone())
+        entries
+            .at(address.parse().unwrap(), port, namespace, |_| false)
+            .and_then(host)
+            .map(|made| made.document.name.clone())
     };
     assert_eq!(at("10.0.0.7", 5432, "web").as_deref(), Some("single"));
     assert_eq!(at("10.0.0.8", 5432, "web").as_deref(), Some("network"));
@@ -134,10 +145,42 @@ fn of_two_that_take_all_of_a_port_the_one_with_the_endpoint_is_meant() {
     let address = "192.0.2.1".parse().unwrap();
     let name = |made: &Arc<EntryService>| made.document.name.clone();
     let both = entries(&[one("a"), one("b")]);
-    let at = |has: &str| both.at(address, 5432, "shop", |made| made.document.name == has).map(name);
+    let at = |has: &str| both.at(address, 5432, "shop", |made| made.document.name == has).and_then(host).map(name);
     assert_eq!((at("a").as_deref(), at("b").as_deref()), (Some("a"), Some("b")));
     assert_eq!(at("none"), None, "nobody guesses which database is meant");
-    assert_eq!(entries(&[one("a")]).at(address, 5432, "shop", |_| false).map(name).as_deref(), Some("a"));
+    assert_eq!(
+        entries(&[one("a")]).at(address, 5432, "shop", |_| false).and_then(host).map(name).as_deref(),
+        Some("a")
+    );
+}
+
+/// Istio's filter chains: the smallest network that has the port, and of its hosts the one whose name is asked for. Who asks for the name
+/// of a host with a larger network there means nobody.
+#[test]
+fn tls_in_a_network_means_the_host_whose_name_it_asks_for() {
+    let one = |name: &str, hosts: &str, addresses: &str| {
+        let ports = "ports: [{number: 443, name: tls, protocol: TLS}]";
+        text(name, "shop", &format!("{{hosts: [{hosts}], addresses: [{addresses}], {ports}}}"))
+    };
+    let entries = entries(&[
+        one("wide", "'*.corp.example', wide.example", "10.0.0.0/8, 10.0.0.9"),
+        one("narrow", "narrow.example", "10.1.0.0/16"),
+        one("beside", "a.corp.example", "10.0.0.0/8"),
+    ]);
+    let at = |address: &str, name: &str| {
+        let at = entries.at(address.parse().unwrap(), 443, "shop", |_| false)?;
+        at.by_server_name(name).map(|made| made.host.to_string())
+    };
+    assert_eq!(at("10.2.0.1", "wide.example").as_deref(), Some("wide.example"), "the entry's second host");
+    assert_eq!(at("10.2.0.1", "B.corp.example.").as_deref(), Some("*.corp.example"));
+    assert_eq!(at("10.2.0.1", "a.corp.example").as_deref(), Some("a.corp.example"), "the host before the wildcard");
+    assert_eq!(at("10.2.0.1", "narrow.example"), None, "it is not there");
+    assert_eq!(at("10.1.0.1", "narrow.example").as_deref(), Some("narrow.example"));
+    assert_eq!(at("10.1.0.1", "wide.example"), None, "the smaller network is another's");
+    assert_eq!(at("192.0.2.1", "wide.example"), None);
+    // An address of its own is a name of its first host, whatever is asked for.
+    assert_eq!(at("10.0.0.9", "wide.example").as_deref(), Some("*.corp.example"));
+    assert!(entries.at("10.2.0.1".parse().unwrap(), 443, "shop", |_| false).and_then(host).is_none());
 }
 
 /// Istio's simulator: serviceentry-serviceentry-01.
@@ -152,7 +195,10 @@ fn of_two_with_the_same_network_the_first_counts() {
         one("se2", "1234:1f1:123:123:f816:3eff:febf:57ce"),
     ]);
     let at = |address: &str| {
-        entries.at(address.parse().unwrap(), 9999, "shop", |_| false).map(|made| made.document.name.clone())
+        entries
+            .at(address.parse().unwrap(), 9999, "shop", |_| false)
+            .and_then(host)
+            .map(|made| made.document.name.clone())
     };
     assert_eq!(at("1234:1f1:1:1:1:1:1:1").as_deref(), Some("se1"));
     assert_eq!(at("1235:1f1:1:1:1:1:1:1"), None);
@@ -177,6 +223,9 @@ fn names_are_looked_up_where_no_host_is_known_beforehand() {
         assert_eq!(name(host), None, "{host}");
     }
     // Where a connection goes whose caller dialled needs no name.
-    let at = |address: &str| entries.at(address.parse().unwrap(), 443, "shop", |_| false).map(|made| &*made.host);
+    let at = |address: &str| {
+        let at = entries.at(address.parse().unwrap(), 443, "shop", |_| false)?;
+        at.by_server_name("x.b.example").map(|made| &*made.host)
+    };
     assert_eq!((at("10.1.2.3"), at("11.1.2.3")), (Some("*.b.example"), None));
 }

@@ -74,7 +74,7 @@ pub struct Edge {
     pub security: String,
     /// Requests in the window.
     pub requests: u64,
-    /// Those answered with 500 and above, or with a gRPC status that the server is to blame for.
+    /// Those answered with 500 and above, with a gRPC status that the server is to blame for, or with an answer that broke off.
     pub failed: u64,
     /// Requests a second over the last minute.
     pub rate: f64,

@@ -104,3 +104,40 @@ async fn so_many_idle_connections_are_kept() {
     };
     timeout(Duration::from_secs(20), swept).await.expect("what the application ended is not kept");
 }
+
+#[tokio::test]
+async fn what_connections_give_back_that_ended_together_is_sent_on_a_new_one() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::plain(listener.local_addr().unwrap());
+    let apps = Apps::new(Tasks::default(), ReplayBudget::default());
+    let terms = Terms::of(&ClusterPolicy::default(), &MeshConfig::default());
+    let mut ended = Vec::new();
+    for _ in 0..4 {
+        let ending = async {
+            let mut stream = listener.accept().await.unwrap().0;
+            stream.shutdown().await.unwrap();
+            // The other end has seen it once it ends, too.
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+        };
+        let ((), poll) = tokio::join!(ending, apps.0.multiplexed.paused(&target, &terms));
+        ended.push(poll);
+    }
+    let (head, ()) = Request::get("http://a/").header("host", "a").body(()).unwrap().into_parts();
+    let nothing = crate::proxy::http::Incoming::Own(None);
+    let body = RequestBody::once(nothing, &ReplayBudget::default(), Duration::from_secs(30));
+    let mut sending = std::pin::pin!(apps.send(&target, Version::Http2, &head, body, &terms));
+    for mut poll in ended {
+        assert!(futures_util::poll!(sending.as_mut()).is_pending(), "it waits for what has ended unseen");
+        std::future::poll_fn(|context| poll(context)).await;
+    }
+    let answering = async {
+        let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+        let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+        respond.send_response(Response::new(()), true).unwrap();
+        std::future::poll_fn(|context| connection.poll_closed(context)).await
+    };
+    tokio::select! {
+        answer = sending => assert_eq!(answer.unwrap().status(), StatusCode::OK),
+        _ = answering => panic!("the connection ended before the answer came"),
+    }
+}
