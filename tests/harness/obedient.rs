@@ -16,8 +16,8 @@ use socket2::SockRef;
 use crate::frames::{flag, frame, kind};
 
 /// The path `/WORD/...` of a request says how it ends: `status/NNN` with this status, `grpc/N` with this gRPC status among the
-/// headers, `reset` without an answer, `late` not before the application ends, `broken` within its body, all others with 200. No
-/// connection is used again.
+/// headers, `reset` without an answer, `late` not before the application ends, `broken` within its body once [`Obedient::break_off`] is
+/// called, all others with 200. No connection is used again.
 #[derive(Debug)]
 pub struct Obedient {
     /// Where it listens.
@@ -28,7 +28,14 @@ pub struct Obedient {
 #[derive(Debug, Default)]
 struct Shared {
     arrived: Mutex<BTreeMap<String, usize>>,
-    stopped: (Mutex<bool>, Condvar),
+    told: (Mutex<Told>, Condvar),
+}
+
+/// What those wait for that do not answer at once.
+#[derive(Debug, Default)]
+struct Told {
+    stop: bool,
+    break_off: bool,
 }
 
 /// Nobody waits longer for an answer that is late.
@@ -63,21 +70,33 @@ impl Obedient {
     pub fn arrived(&self, path: &str) -> usize {
         self.shared.arrived.lock().expect("nobody panics with it").get(path).copied().unwrap_or(0)
     }
+
+    /// Ends the answers that have begun and those that will.
+    pub fn break_off(&self) {
+        self.shared.tell(|told| told.break_off = true);
+    }
 }
 
 impl Drop for Obedient {
     fn drop(&mut self) {
-        if let Ok(mut stopped) = self.shared.stopped.0.lock() {
-            *stopped = true;
-        }
-        self.shared.stopped.1.notify_all();
+        self.shared.tell(|told| told.stop = true);
         let _ = TcpStream::connect_timeout(&self.address, Duration::from_millis(200));
     }
 }
 
 impl Shared {
     fn is_stopped(&self) -> bool {
-        *self.stopped.0.lock().expect("nobody panics with it")
+        self.told.0.lock().expect("nobody panics with it").stop
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut Told)) {
+        what(&mut self.told.0.lock().expect("nobody panics with it"));
+        self.told.1.notify_all();
+    }
+
+    fn wait(&self, until: impl Fn(&Told) -> bool) {
+        let told = self.told.0.lock().expect("nobody panics with it");
+        drop(self.told.1.wait_timeout_while(told, LATE, |told| !until(told)));
     }
 
     fn serve(&self, mut stream: TcpStream) {
@@ -90,17 +109,10 @@ impl Shared {
                 "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/grpc\r\ngrpc-status: {status}\r\ncontent-length: 0\r\n\r\n"
             ),
             ["reset", ..] => return reset(&stream),
-            ["late", ..] => {
-                let stopped = self.stopped.0.lock().expect("nobody panics with it");
-                drop(self.stopped.1.wait_timeout_while(stopped, LATE, |stopped| !*stopped));
-                return;
-            }
+            ["late", ..] => return self.wait(|told| told.stop),
             ["broken", ..] => {
-                // More than lies on the way: when it is written its head is with the caller.
-                let half = vec![b'x'; 16 << 20];
-                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 * half.len());
-                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&half));
-                return;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf");
+                return self.wait(|told| told.stop || told.break_off);
             }
             _ => "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok".to_owned(),
         };

@@ -1,8 +1,9 @@
 //! Istio's documents of `authz` and the filters that Istio makes of them (`envoy-rbac-expected`), by Envoy's meaning of those.
 //!
-//! The filters' matchers are Envoy's and are read here by a few lines of their own. Names in the corpus that no certificate, host or
-//! path can bear are given ones that can, in documents and filters alike.
+//! The filters' matchers are Envoy's and are read here by a few lines of their own. Names in the corpus that no certificate, host,
+//! path or method can bear are given ones that can, in documents and filters alike.
 
+mod envoy;
 mod requests;
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
@@ -10,7 +11,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 use regex::{Captures, Regex};
 use serde_json::Value;
 
-pub use requests::requests;
+pub use {envoy::without_envoy, requests::requests};
 
 /// Documents and their filters; this mesh's trust domain and its other names, as in Istio's test.
 #[derive(Debug)]
@@ -150,10 +151,9 @@ fn possible(text: &str) -> String {
     let path = pattern(r#"(["/ ])rule\[(\d)\]-to\[(\d)\]-path\[(\d)\]"#);
     let text = path.replace_all(&text, "$1/rule$2-to$3-path$4");
     let text = pattern(r"\[(\d)\]").replace_all(&text, "$1");
-    // A method in small letters is refused at every door.
-    let method = pattern(r#"(["\s])([*0-9a-z-]*method[*0-9a-z-]*)(["\n])"#);
-    let large = |found: &Captures<'_>| format!("{}{}{}", &found[1], found[2].to_uppercase(), &found[3]);
-    method.replace_all(&text, large).into_owned()
+    let method = pattern(r#"([\s"*])(-?(?:\w+-)*method\d?(?:-\w+)*-?)([\s"*])"#);
+    let great = |found: &Captures<'_>| format!("{}{}{}", &found[1], found[2].to_ascii_uppercase(), &found[3]);
+    method.replace_all(&text, great).into_owned()
 }
 
 fn pattern(text: &str) -> Regex {

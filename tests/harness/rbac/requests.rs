@@ -79,7 +79,7 @@ impl Wish<'_> {
                 let wanted = inner.get("stringMatch").map_or("anything".to_owned(), example);
                 match written(&inner["name"]) {
                     ":authority" => request.host = wanted,
-                    ":method" => request.method = wanted.to_uppercase(),
+                    ":method" => request.method = wanted.to_ascii_uppercase(),
                     name => drop(request.headers.insert(name.to_ascii_lowercase(), wanted)),
                 }
             }

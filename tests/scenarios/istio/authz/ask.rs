@@ -1,8 +1,11 @@
 //! What a caller in this mesh can be, and one request or connection of it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
-use certs::id::{ServiceAccount, SpiffeId};
+use certs::id::{ServiceAccount, SpiffeId, TrustDomain};
 use harness::{
     bytes,
     cluster::TRUST_DOMAIN,
@@ -13,6 +16,9 @@ use policy::{kinds::PathNormalization, normalize};
 use serde_json::{Map, Value};
 
 use super::{CONNECTIONS, FAR, Mesh, NEAR, REQUESTS, callers::Caller, stand_in};
+
+/// Wishes that nobody here can present, by reason.
+pub(super) type Unmet = BTreeMap<&'static str, usize>;
 
 /// The header by which a gateway is told the port to call.
 pub(super) const PORT: &str = "x-port";
@@ -36,19 +42,19 @@ pub(super) enum Way {
     Plaintext,
 }
 
-/// The request as it will look on arrival, and how it comes.
-///
-/// # Errors
-/// Why nobody can present it.
-pub(super) fn present(mut request: Request, odd: &Request, is_http: bool) -> Result<(Request, Way), &'static str> {
+/// The request as it will look on arrival, and how it comes. What nobody here can present is as it is without the wish, and the
+/// reason is counted.
+pub(super) fn present(mut request: Request, odd: &Request, is_http: bool, unmet: &mut Unmet) -> (Request, Way) {
+    let mut not = |because| *unmet.entry(because).or_default() += 1;
     if request.destination != odd.destination {
-        return Err("a called address: a node is called at its own");
+        not("a called address: a node is called at its own");
+        request.destination = odd.destination;
     }
-    if request.server_name.is_some() {
-        return Err("a server name of the caller's choice: nodes ask each other for the called account");
+    if request.server_name.take().is_some() {
+        not("a server name of the caller's choice: nodes ask each other for the called account");
     }
     if is_http {
-        presentable(&request)?;
+        make_possible(&mut request, odd, &mut not);
     } else {
         // Nothing of a head is in bytes.
         let Request { principal, address, original, destination, port, .. } = request;
@@ -58,44 +64,64 @@ pub(super) fn present(mut request: Request, odd: &Request, is_http: bool) -> Res
     if request.original == odd.original {
         request.original = request.address;
     }
-    let Some(principal) = &request.principal else {
+    let Some(account) = request.principal.as_deref().map(|principal| account(principal, odd, &mut not)) else {
         if request.original != request.address {
-            return Err("an address that a gateway tells of a caller without an identity: it has its own");
+            not("an address that a gateway tells of a caller without an identity: it has its own");
+            request.original = request.address;
         }
-        return Ok((request, Way::Plaintext));
+        return (request, Way::Plaintext);
     };
-    let identity: SpiffeId = principal.parse().map_err(|_| "a principal that no certificate bears")?;
-    let account = identity.account().ok_or("a principal that is no service's")?;
-    if identity.trust_domain.as_str() != TRUST_DOMAIN {
-        return Err("an identity of another trust domain: no node trusts its authority");
-    }
     if ![NEAR, FAR].map(stand_in).contains(&request.address) {
-        return Err("a connection's address beside an identity: nodes call from their own");
+        not("a connection's address beside an identity: nodes call from their own");
+        if request.original == request.address {
+            request.original = odd.address;
+        }
+        request.address = odd.address;
     }
-    let caller = Caller::new(request.address, account);
-    let way = if request.original == request.address {
-        Way::Mesh(caller)
-    } else if !is_http {
-        return Err("a client's address for a connection of bytes: nobody tells it");
-    } else if account.namespace() == "foo" {
-        return Err("a gateway in the namespace of the policies: they hold at its door, too");
-    } else {
-        Way::Gateway(caller)
-    };
+    if request.original != request.address && !is_http {
+        not("a client's address for a connection of bytes: nobody tells it");
+        request.original = request.address;
+    }
+    if request.original != request.address && account.namespace() == "foo" {
+        not("a gateway in the namespace of the policies: they would hold at its door, too");
+        request.original = request.address;
+    }
+    let trust_domain = TrustDomain::new(TRUST_DOMAIN).expect("a name");
+    request.principal = Some(SpiffeId::service(trust_domain.clone(), account.clone()).uri());
     let called = ServiceAccount::new("foo", "default").expect("an account");
-    request.server_name = Some(SpiffeId::service(identity.trust_domain.clone(), called).dns_name());
-    Ok((request, way))
+    request.server_name = Some(SpiffeId::service(trust_domain, called).dns_name());
+    let caller = Caller::new(request.address, &account);
+    let way = if request.original == request.address { Way::Mesh(caller) } else { Way::Gateway(caller) };
+    (request, way)
 }
 
-fn presentable(request: &Request) -> Result<(), &'static str> {
+/// The account of an identity, which is one of this mesh's.
+fn account(principal: &str, odd: &Request, not: &mut impl FnMut(&'static str)) -> ServiceAccount {
+    let of = |principal: &str| principal.parse::<SpiffeId>().ok();
+    let identity = of(principal).filter(|identity| identity.account().is_some()).unwrap_or_else(|| {
+        not("a principal that no certificate bears");
+        odd.principal.as_deref().and_then(of).expect("an identity")
+    });
+    if identity.trust_domain.as_str() != TRUST_DOMAIN {
+        not("an identity of another trust domain: no node trusts its authority");
+    }
+    identity.account().cloned().expect("a service's")
+}
+
+fn make_possible(request: &mut Request, odd: &Request, not: &mut impl FnMut(&'static str)) {
     if !request.claims.is_empty() && !request.claims.contains_key("iss") {
-        return Err("a token of no issuer: it would not hold");
+        not("a token of no issuer: it would not hold");
+        request.claims.clear();
     }
     if normalize::host(&request.host, 80).is_err() {
-        return Err("a host that cannot be");
+        not("a host that cannot be");
+        request.host.clone_from(&odd.host);
     }
     let path = normalize::path(&request.path, PathNormalization::default());
-    if path.is_ok_and(|path| path.as_str() == request.path) { Ok(()) } else { Err("a path that has another form") }
+    if !path.is_ok_and(|path| path.as_str() == request.path) {
+        not("a path that has another form");
+        request.path.clone_from(&odd.path);
+    }
 }
 
 impl Mesh {

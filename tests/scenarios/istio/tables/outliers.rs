@@ -16,7 +16,7 @@ pub(super) fn services(tables: &Tables) -> Vec<String> {
     (0..tables.rows(TABLE).len()).map(|number| format!("default/{}", name(number))).collect()
 }
 
-/// Their rules. The rows say nothing of the cap, which by default leaves an only endpoint where it is.
+/// Their rules. The rows say nothing of the cap, which would keep the only endpoint: all may be left out.
 pub(super) fn documents(tables: &Tables) -> String {
     let rule = |(number, row): (usize, &Value)| {
         let name = name(number);

@@ -40,6 +40,8 @@ const NEVER: &str = "never";
 enum Ending {
     /// As this path says to the application behind `default/b`.
     Path(String),
+    /// After its head has come to the client.
+    Begun,
     /// Before `perTryTimeout`, or before the route's timeout, there is no answer.
     PerTry,
     Route,
@@ -56,7 +58,7 @@ fn ending(row: &Value) -> Ending {
         "connect failure" => Ending::Unconnected,
         "per-try timeout" => Ending::PerTry,
         "route timeout" => Ending::Route,
-        "response headers already forwarded to the client" => path("broken"),
+        "response headers already forwarded to the client" => Ending::Begun,
         "HTTP/2 INTERNAL_ERROR reset" => Ending::Internal,
         reset if reset.contains("reset") => path("reset"),
         status => match status.strip_prefix("status ").and_then(|rest| rest.split(' ').next()) {
@@ -72,7 +74,7 @@ pub(super) fn documents(tables: &Tables, unreachable: &HalfClosed) -> String {
         let host = match ending {
             Ending::Internal => "h2",
             Ending::Unconnected => "half-closed.example",
-            Ending::Path(_) | Ending::PerTry | Ending::Route => "b",
+            Ending::Path(_) | Ending::Begun | Ending::PerTry | Ending::Route => "b",
         };
         let time = if *ending == Ending::Route { "timeout: 300ms, " } else { "" };
         let try_time = if *ending == Ending::PerTry { ", perTryTimeout: 300ms" } else { "" };
@@ -120,16 +122,33 @@ pub(super) fn check(mesh: &Mesh, tables: &Tables, seen: &mut Seen) {
                 (format!("{streams} streams, {due} due"), streams == due)
             }
             other => {
-                let word = if let Ending::Path(path) = &other { path.as_str() } else { "late" };
+                let word = match &other {
+                    Ending::Path(path) => path,
+                    Ending::Begun => "broken",
+                    _ => "late",
+                };
                 let path = format!("/{word}/{number}");
-                // What comes is another matter: one answer breaks off.
-                let answer = ask(mesh, &name, &path).map(|answer| answer.status);
+                let answer = match other {
+                    Ending::Begun => break_off(mesh, &name, &path),
+                    _ => ask(mesh, &name, &path).map(|answer| answer.status.to_string()),
+                };
                 let arrived = mesh.obedient.arrived(&path);
                 (format!("{path} arrived {arrived} times, {due} due: {answer:?}"), arrived == due)
             }
         };
         seen.row("retry-on", row, is_right, &found);
     }
+}
+
+/// Has the head of an answer before its body breaks off, and gives what comes after.
+fn break_off(mesh: &Mesh, name: &str, path: &str) -> Result<String, String> {
+    let mut connection = http::Connection::open(mesh.outbound()).map_err(|error| error.to_string())?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: b.default\r\nx-row: {name}\r\n\r\n");
+    connection.send(request.as_bytes()).map_err(|error| error.to_string())?;
+    let begun = connection.take("HTTP/1.1 200".len())?;
+    mesh.obedient.break_off();
+    let whole = [begun, connection.rest()].concat();
+    Ok(String::from_utf8_lossy(&whole).into_owned())
 }
 
 fn ask(mesh: &Mesh, name: &str, path: &str) -> Result<http::Answer, String> {
