@@ -55,9 +55,12 @@ pub const ROWS_ELSEWHERE: &[(&str, &str)] = &[
     ("policy proposals", "proposals.rs"),
     ("run.plaintext", "plaintext.rs"),
     ("run.upstream", "tcp.rs"),
-    ("status.ejected", "outliers.rs"),
+    ("secret list", "contract.rs"),
+    ("status (2).ejected", "outliers.rs"),
+    ("status (2).problems", "gateway.rs"),
     ("status.gateways", "gateway.rs"),
     ("status.plaintext", "plaintext.rs"),
+    ("status.problems", "gateway.rs"),
     ("top.connections", "tcp.rs"),
 ];
 
@@ -149,15 +152,19 @@ impl Contract {
         each.unwrap_or_default().into_iter().map(|what| format!("`skein {line}`: {what}")).collect()
     }
 
-    /// The lists of objects in what a command printed, each by the name of its rows' type or else by the command and its place, with true
-    /// where there was a row to compare.
+    /// The lists of objects in what a command printed, each by the name of its rows' type or else by the command and its place (`(2)` after
+    /// the command is its second form), with true where there was a row to compare.
     ///
     /// # Panics
     /// When nothing is written about the command.
     pub fn lists(&self, line: &str, value: &Value) -> BTreeMap<String, bool> {
         let command = self.command(line);
-        let (mut found, all) = (BTreeMap::new(), Type::Either(self.commands[command].clone()));
-        self.look(&all, value, command, &mut found);
+        let mut found = BTreeMap::new();
+        let forms = (1..).zip(&self.commands[command]);
+        if let Some((form, of)) = forms.min_by_key(|(_, of)| self.compare(of, value, "").len()) {
+            let name = if form == 1 { command.to_owned() } else { format!("{command} ({form})") };
+            self.look(of, value, &name, &mut found);
+        }
         found
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// Messages that wait to be read; the browser waits for room.
 const EVENTS: usize = 10_000;
-/// Pixels of a picture's height.
+/// Pixels of the height of a whole page.
 const TALLEST: f64 = 2_600.0;
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -146,11 +146,13 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", scheme);
     }
 
-    /// A PNG of the page, down to where it becomes very long.
+    /// A PNG of the whole page; of one that is very long, of what the window shows.
     pub(crate) fn picture(&mut self) -> Vec<u8> {
         use base64::Engine as _;
-        let whole = self.call("Page.getLayoutMetrics", json!({}))["cssContentSize"].clone();
-        let height = whole["height"].as_f64().expect("a height").min(TALLEST);
+        let sizes = self.call("Page.getLayoutMetrics", json!({}));
+        let whole = &sizes["cssContentSize"];
+        let is_long = whole["height"].as_f64().expect("a height") > TALLEST;
+        let height = if is_long { &sizes["cssLayoutViewport"]["clientHeight"] } else { &whole["height"] };
         let clip = json!({"x": 0, "y": 0, "width": whole["width"], "height": height, "scale": 1});
         let params = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
         let taken = self.call("Page.captureScreenshot", params);

@@ -69,6 +69,8 @@ pub(crate) fn opened(cluster: &Cluster, port: u16) -> String {
 
 pub(crate) fn troubles(cluster: &Cluster, code: &str) -> Vec<String> {
     let status = cluster.json("edge", &["status"]);
+    written("status", &status);
+    written("status --mesh", &cluster.json("edge", &["status", "--mesh"]));
     let problems = status["problems"].as_array().cloned().unwrap_or_default();
     let of_code = problems.iter().filter(|problem| problem["code"] == code);
     of_code.filter_map(|problem| problem["message"].as_str().map(str::to_owned)).collect()
