@@ -277,7 +277,7 @@ impl Counted {
 }
 
 #[test]
-#[ignore = "not finished: http-allow-full-rule has a condition of Envoy's metadata, which nodes refuse, and is to be asked without it"]
+#[ignore = "one run in ten fails before it begins: a plaintext port refuses; why is not known yet"]
 fn whom_istios_filters_let_in_is_let_in() {
     let Some(files) = super::files("authz") else { return };
     let root = harness::corpus::root().expect("its files were found");
