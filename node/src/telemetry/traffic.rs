@@ -130,6 +130,9 @@ impl Traffic {
             let carried = carried(before, sum);
             let closed = sum.closed.saturating_sub(before.closed);
             let is_told = slot.carry(&labels.pair, carried);
+            if carried.opened == closed {
+                return;
+            }
             if open.len() < OPEN || open.contains_key(&labels.pair) {
                 let count = &mut open.entry(Arc::clone(&labels.pair)).or_default().count;
                 *count = count.saturating_add_unsigned(carried.opened).saturating_sub_unsigned(closed);

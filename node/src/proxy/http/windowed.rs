@@ -76,10 +76,10 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Windowed<B> 
                 return Poll::Ready(Some(Err(Full.into())));
             }
         }
-        match frame {
-            Poll::Ready(None) if !self.body.is_end_stream() => Poll::Ready(Some(Err(Cut.into()))),
-            frame => frame.map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+        if matches!(frame, Poll::Ready(None)) && !self.body.is_end_stream() {
+            return Poll::Ready(Some(Err(Cut.into())));
         }
+        frame.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
