@@ -121,16 +121,15 @@ pub(super) fn check(mesh: &Mesh, tables: &Tables, seen: &mut Seen) {
                 let streams = mesh.resetting.streams() - before;
                 (format!("{streams} streams, {due} due"), streams == due)
             }
-            other => {
-                let word = match &other {
-                    Ending::Path(path) => path,
-                    Ending::Begun => "broken",
-                    _ => "late",
-                };
+            ending @ (Ending::Path(_) | Ending::Begun | Ending::PerTry | Ending::Route) => {
+                let is_begun = matches!(ending, Ending::Begun);
+                let late = if is_begun { "broken" } else { "late" };
+                let word = if let Ending::Path(path) = &ending { path } else { late };
                 let path = format!("/{word}/{number}");
-                let answer = match other {
-                    Ending::Begun => break_off(mesh, &name, &path),
-                    _ => ask(mesh, &name, &path).map(|answer| answer.status.to_string()),
+                let answer = if is_begun {
+                    break_off(mesh, &name, &path)
+                } else {
+                    ask(mesh, &name, &path).map(|answer| answer.status.to_string())
                 };
                 let arrived = mesh.obedient.arrived(&path);
                 (format!("{path} arrived {arrived} times, {due} due: {answer:?}"), arrived == due)
