@@ -180,7 +180,7 @@ fn a_reset_is_retried_for_get_and_told_for_post() {
 #[test]
 fn an_answer_that_breaks_off_is_a_failure_on_both_sides() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (target, (cut, cuts)) = (listener.local_addr().unwrap(), mpsc::channel::<()>());
+    let (target, (cut, cuts)) = (listener.local_addr().unwrap(), mpsc::sync_channel::<()>(2));
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = Buffered::new(stream.unwrap());
