@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -13,10 +13,10 @@ use harness::{eventually_within, http};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A server; it ends when dropped.
+/// A server; it ends when dropped, before its directory does.
 pub(crate) struct Prometheus {
     at: SocketAddr,
-    child: Child,
+    _child: Running,
     _dir: TempDir,
 }
 
@@ -39,19 +39,26 @@ impl Prometheus {
         let text = fs::read_to_string(shipped.join("prometheus.yml")).expect("a configuration is shipped");
         let file = dir.path().join("prometheus.yml");
         fs::write(&file, pointed_at(&text, nodes)).expect("the temporary directory is writable");
-        let at = free();
-        let log = fs::File::create(dir.path().join("log")).expect("the temporary directory is writable");
+        let log = dir.path().join("log");
+        let written = fs::File::create(&log).expect("the temporary directory is writable");
         let mut command = Command::new(program("prometheus"));
         command.arg(format!("--config.file={}", file.display()));
         command.arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()));
-        command.arg(format!("--web.listen-address={at}"));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it can be started");
-        let prometheus = Self { at, child, _dir: dir };
-        eventually_within("Prometheus is ready", Duration::from_secs(60), || {
+        // A port that was free a moment ago may be a connection's of the mesh by now: it takes one, and says which.
+        command.arg("--web.listen-address=127.0.0.1:0");
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(written).spawn().expect("it can be started");
+        let mut child = Running(child);
+        let at = eventually_within("Prometheus is ready", Duration::from_secs(60), || {
+            let log = fs::read_to_string(&log).map_err(|error| error.to_string())?;
+            if let Some(ended) = child.0.try_wait().map_err(|error| error.to_string())? {
+                panic!("Prometheus ended, {ended}:\n{log}");
+            }
+            let at = listening(&log).ok_or_else(|| log.clone())?;
             let answer = http::get(at, &at.to_string(), "/-/ready")?;
-            if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+            if answer.status == 200 { Ok(at) } else { Err(format!("{}\n{log}", answer.text())) }
         });
-        prometheus
+        Self { at, _child: child, _dir: dir }
     }
 
     fn ask(&self, path: &str) -> Result<Value, String> {
@@ -90,10 +97,13 @@ impl Prometheus {
     }
 }
 
-impl Drop for Prometheus {
+/// A process; it ends when dropped.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -109,8 +119,8 @@ fn pointed_at(text: &str, nodes: &[SocketAddr]) -> String {
     text.replace(url, &urls).replace("_interval: 15s", "_interval: 1s")
 }
 
-/// A port that nobody uses just now.
-fn free() -> SocketAddr {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("loopback has free ports");
-    listener.local_addr().expect("it is bound")
+/// Where it says that it listens.
+fn listening(log: &str) -> Option<SocketAddr> {
+    let said = log.lines().find_map(|line| line.split_once("msg=\"Listening on\" address="))?;
+    said.1.trim().parse().ok()
 }
