@@ -227,6 +227,7 @@ pub(super) fn not_reckoned(changed: &BTreeSet<DocumentId>) -> Vec<String> {
         Kind::RoleSet | Kind::Revocation => Some("rights are not reckoned; every node heeds it"),
         Kind::NodeGrant => Some("rights are not reckoned; the node of this name heeds it, and whoever meets it"),
         Kind::Confirmation => Some("what it keeps is in effect already"),
+        Kind::Unknown(_) => Some("this build does not know the kind"),
         Kind::VirtualService
         | Kind::DestinationRule
         | Kind::ServiceEntry
