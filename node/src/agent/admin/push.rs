@@ -254,10 +254,13 @@ pub(super) fn problem(problem: &Problem) -> Result<Value, Error> {
 }
 
 fn answer(pushed: Pushed) -> api::Pushed {
-    let applied = pushed.receipts.iter().filter(|receipt| receipt.standing >= Standing::Applied);
+    let who = |is: fn(Standing) -> bool| {
+        pushed.receipts.iter().filter(|receipt| is(receipt.standing)).map(|receipt| receipt.node.clone()).collect()
+    };
     api::Pushed {
         changeset: pushed.changeset.map(|id| id.to_string()).unwrap_or_default(),
-        applied: applied.map(|receipt| receipt.node.clone()).collect(),
+        applied: who(|standing| standing >= Standing::Applied),
+        unreadable: who(|standing| standing == Standing::Unreadable),
         durable: pushed.receipts.iter().map(|receipt| receipt.node.clone()).collect(),
         pending: pushed.pending,
         unreachable: pushed.unreachable,
