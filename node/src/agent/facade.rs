@@ -284,6 +284,7 @@ impl Agent {
     pub fn troubles(&self) -> Vec<Error> {
         let mut troubles: Vec<Error> = self.inner.sync.world.fatal().into_iter().collect();
         troubles.extend(self.inner.store.trouble());
+        troubles.extend(self.inner.sync.book.trouble());
         let (facts, now) = (self.identity(), self.now());
         if facts.ca_not_after <= now {
             let hint = "start an enroller; the node then renews by itself";

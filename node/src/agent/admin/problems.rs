@@ -186,6 +186,11 @@ pub const KNOWN: &[Known] = &[
         "the configuration was changed and is not in use: it is not valid, or needs a restart",
         "correct the place that is named, then SIGHUP, or restart",
     ),
+    critical(
+        "policy_refused",
+        "this build cannot read changesets that operators signed: a later one wrote them, and they do not hold here",
+        "run the version that wrote them, or a later one; nodes of an older one must not stay behind for long",
+    ),
     degraded(
         "policy_stale",
         "less than half of the mesh was heard for 15 min: evictions and policy may have passed this node by",
@@ -240,6 +245,11 @@ pub const KNOWN: &[Known] = &[
     degraded(
         "unreadable",
         "this build cannot apply a document; what stood before it is in effect, or nothing",
+        "run the version for which it was written",
+    ),
+    critical(
+        "unreadable_authority",
+        "this build cannot read a RoleSet, a NodeGrant or a Revocation: of a Revocation what can be read holds, else what stood before it, without the keys that a RoleSet removes",
         "run the version for which it was written",
     ),
     critical(

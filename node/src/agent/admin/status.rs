@@ -270,6 +270,16 @@ fn conflict(state: &State, conflict: &Conflict) -> Problem {
             ),
             "run the version of skein for which it was written, or push one that this version reads",
         ),
+        Conflict::Unreadable(document, changeset)
+            if matches!(document.kind, Kind::RoleSet | Kind::NodeGrant | Kind::Revocation) =>
+        {
+            let stands = match document.kind == Kind::Revocation {
+                true => "what it can read of it holds, beside what stood before",
+                false => "what stood before holds, without the keys that a RoleSet removes",
+            };
+            let message = format!("this build cannot read {document} of changeset {changeset}: {stands}");
+            problem("unreadable_authority", message, "run the version of skein for which it was written")
+        }
         Conflict::Unreadable(document, changeset) => problem(
             "unreadable",
             format!("this build cannot apply {document} of changeset {changeset}"),
@@ -374,6 +384,9 @@ mod tests {
         let yields = ("unreadable".to_owned(), Health::Degraded);
         assert_eq!(told(Kind::AuthorizationPolicy, Vec::new()), yields, "an older value stands in its place");
         assert_eq!(told(Kind::VirtualService, vec![value.clone()]), yields);
+        for kind in [Kind::RoleSet, Kind::NodeGrant, Kind::Revocation] {
+            assert_eq!(told(kind, Vec::new()), ("unreadable_authority".to_owned(), Health::Critical));
+        }
     }
 
     #[test]

@@ -34,6 +34,8 @@ impl Sync {
     async fn fetch_claimed(&self, link: &PeerLink, claimed: &mut Claimed<'_>) -> Result<Brought, SyncError> {
         let mut wanted: Vec<Digest> = claimed.ids.clone();
         let mut brought = Brought::InVain;
+        // References that were asked for since something new came.
+        let mut asked = BTreeSet::new();
         for _ in 0..ROUNDS {
             if wanted.is_empty() {
                 return Ok(brought);
@@ -54,20 +56,25 @@ impl Sync {
             }
             if !learned.fresh.is_empty() {
                 brought = Brought::Fresh;
+                asked.clear();
                 claimed.renew();
                 self.apply_arrived(arrived).await;
                 for id in &learned.fresh {
                     self.note_arrived(id, format!("came from {from}")).await;
                 }
             }
-            if learned.fresh.is_empty() && learned.missing.is_empty() {
+            let from = &link.peer().node;
+            let references: Vec<Digest> = learned.missing.iter().map(|id| id.0).collect();
+            let references = self.lacking(&references, from).await;
+            let others = references.iter().filter(|id| asked.insert(**id)).count();
+            // What refers to what this node refuses, or to what this peer does not give, is not here however often it is asked for.
+            if learned.fresh.is_empty() && others == 0 {
                 return Ok(brought);
             }
-            let references = learned.missing.into_iter().map(|id| id.0);
             // References first, then what referred to them.
-            let next: Vec<Digest> = references.chain(claimed.ids.iter().copied()).collect();
             let mut seen = BTreeSet::new();
-            wanted = self.lacking(&next, &link.peer().node).await;
+            wanted = references;
+            wanted.extend(self.lacking(&claimed.ids, from).await);
             wanted.retain(|id| seen.insert(*id));
         }
         Ok(brought)

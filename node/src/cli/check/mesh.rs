@@ -42,6 +42,7 @@ const PROBLEMS: &[(&str, &str)] = &[
     ("no_enroller", "trust.enrollers"),
     ("not_granted", "configuration.granted"),
     ("not_reloaded", "node.reloaded"),
+    ("policy_refused", "mesh.policy"),
     ("policy_stale", "mesh.policy"),
     ("refused", "node.refused"),
     ("role_set_conflict", "mesh.conflicts"),

@@ -7,7 +7,7 @@ use certs::{
     tls::{self, EXPORTER_ADMIN},
 };
 
-use policy::history::History;
+use policy::{DocumentId, history::History};
 
 use super::Stream;
 use crate::{
@@ -65,6 +65,10 @@ async fn learn_roots(operator: &Operator, at: SocketAddr) -> bool {
 /// Keeps the roots of a history that begins with the mesh's own first RoleSet.
 pub(super) fn keep_roots(directory: &Directory, history: &History) {
     let state = history.state(clock::wall());
+    // Which roots follow is not known then.
+    if state.unread(&DocumentId::role_set()).is_some() {
+        return;
+    }
     // A read-only copy of the directory is a way to use it.
     let _ = directory.keep_roots(&state.trust().roots, state.role_set.number);
 }
