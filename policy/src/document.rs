@@ -92,10 +92,7 @@ impl Kind {
 
     /// The kind's word.
     pub fn as_str(&self) -> &str {
-        match self {
-            Self::Unknown(word) => word.as_str(),
-            known => known.known().unwrap_or_default(),
-        }
+        if let Self::Unknown(word) = self { word.as_str() } else { self.known().unwrap_or_default() }
     }
 
     /// The word of a kind that this build knows.

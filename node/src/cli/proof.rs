@@ -160,9 +160,9 @@ fn insert(history: &mut History, changesets: &[Vec<u8>], reached: &str) -> Resul
     let now = clock::wall();
     let Err(error) = history.insert_all(changesets.iter().map(Vec::as_slice), now) else { return Ok(()) };
     // What refers to it is refused, too, and may be the last.
-    let mut later_build =
+    let later_build =
         |bytes: &Vec<u8>| history.insert(bytes, now).is_err_and(|refused| history.is_of_later_build(bytes, &refused));
-    if changesets.iter().any(&mut later_build) {
+    if changesets.iter().any(later_build) {
         return Err(later(format!("this build cannot read what operators signed and {reached} shows: {error}")));
     }
     Err(refused(reached, &error.to_string()))
