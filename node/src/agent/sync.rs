@@ -4,6 +4,7 @@
 mod answer;
 mod bodies;
 mod claims;
+mod ends;
 pub mod everybody;
 mod fetch;
 mod first;
@@ -200,26 +201,23 @@ impl Sync {
 
     /// Runs until the process ends: applies and announces what the store held, then follows peers and the clock.
     pub async fn run(self: Arc<Self>) {
+        let mut ends = ends::Ends::since(&self.book, self.clock.now()).await;
         self.apply().await;
         let mut upkeep = bodies::Upkeep::default();
         loop {
-            let now = self.clock.now();
-            let next = self.book.look(|history| history.next_change(now)).await;
-            let by_itself = next.map_or(INTERVAL, |at| Duration::from_millis(at.saturating_sub(now) + 1).min(INTERVAL));
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = self.rollback.grown.notified() => self.announce().await,
-                () = tokio::time::sleep(by_itself) => {}
+                () = tokio::time::sleep(ends.pause(self.clock.now())) => {}
                 () = self.tasks.stopping() => return,
             }
             let fresh_keys = self.world.new_keys();
-            let later = self.clock.now();
-            let is_due = next.is_some_and(|at| at <= later);
-            if fresh_keys.is_some() || is_due {
+            let look = ends.look(&self.book, &self.world, self.clock.now()).await;
+            if fresh_keys.is_some() || look.is_behind {
                 self.apply().await;
             }
-            if is_due {
-                self.note_reverted(now, later).await;
+            if let Some((since, now)) = look.ended {
+                self.note_reverted(since, now).await;
             }
             if let Some(keys) = fresh_keys {
                 self.book.keep_known_keys(keys).await;
