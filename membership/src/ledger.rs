@@ -47,7 +47,7 @@ pub(crate) struct Ledger {
     nodes: BTreeMap<NodeId, Node>,
     /// Who signed two records under one number. One per granted node at most.
     quarantined: BTreeMap<NodeId, Quarantine>,
-    /// Whose certificates have ended by this node's clock, which may be wrong. One per granted node at most.
+    /// Whose certificates do not hold by this node's clock, which may be wrong. One per granted node at most.
     lapsed: BTreeMap<NodeId, disk::Lapsed>,
 }
 
@@ -256,9 +256,15 @@ impl Ledger {
         (changed, gone)
     }
 
-    /// Whether certificates have ended, or hold again because the clock was set back.
+    /// Forgets what is held of a node: it begins anew.
+    pub(crate) fn forget(&mut self, node: &NodeId) {
+        self.nodes.remove(node);
+    }
+
+    /// Whether certificates have ended, or may hold again because the clock was set.
     pub(crate) fn expired(&self, now: Millis) -> bool {
-        self.nodes.values().any(|node| node.facts.not_after < now) || self.lapsed.values().any(|lapsed| now < lapsed.at)
+        self.nodes.values().any(|node| node.facts.not_after < now)
+            || self.lapsed.values().any(|lapsed| lapsed.is_due(now))
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeId> {

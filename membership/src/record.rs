@@ -300,10 +300,13 @@ impl fmt::Debug for SignedRecord {
 }
 
 /// The generation of a starting process: above the `stored` one, above that of own records which peers hold, and not
-/// below the clock. Must be durable before use. The low 24 bits are `random`, so that two copies of one state differ.
+/// below the clock. One that lies farther ahead of the clock than peers take counts for nothing: it was drawn by a clock that was wrong.
+/// Must be durable before use. The low 24 bits are `random`, so that two copies of one state differ.
 #[must_use]
 pub fn next_generation(stored: u64, seen: u64, now: Millis, random: u32) -> u64 {
-    let counter = (stored.max(seen) >> GENERATION_RANDOM_BITS).max(now / 1_000) + 1;
+    let counts = |generation: &u64| plausible_generation(*generation, now);
+    let last = [stored, seen].into_iter().filter(counts).max().unwrap_or(0);
+    let counter = (last >> GENERATION_RANDOM_BITS).max(now / 1_000) + 1;
     (counter << GENERATION_RANDOM_BITS) | u64::from(random & ((1 << GENERATION_RANDOM_BITS) - 1))
 }
 
@@ -349,11 +352,26 @@ mod tests {
     #[test]
     fn generations_rise_whatever_the_clock_says() {
         let first = next_generation(0, 0, 1_800_000_000_000, u32::MAX);
-        assert!(next_generation(first, 0, 0, 0) > first);
-        assert!(next_generation(0, first, 0, 0) > first);
+        let earlier = 1_800_000_000_000 - 300 * 86_400_000;
+        assert!(next_generation(first, 0, earlier, 0) > first);
+        assert!(next_generation(0, first, earlier, 0) > first);
         assert!(next_generation(0, 0, 1_800_000_001_000, 0) > first);
         assert!(plausible_generation(first, 1_800_000_000_000));
         assert!(!plausible_generation(u64::MAX, 1_800_000_000_000));
+    }
+
+    #[test]
+    fn a_clock_that_was_years_ahead_once_makes_no_node_mute() {
+        let now = 1_800_000_000_000;
+        let first = next_generation(0, 0, now, 0);
+        let ahead = next_generation(first, 0, now + 400 * 86_400_000, 0);
+        assert!(ahead > first && !plausible_generation(ahead, now));
+        for (stored, seen) in [(ahead, 0), (0, ahead), (u64::MAX, ahead)] {
+            let next = next_generation(stored, seen, now, 0);
+            assert!(plausible_generation(next, now) && next > now / 1_000 << GENERATION_RANDOM_BITS, "{next}");
+        }
+        // What is plausible still counts beside it.
+        assert!(next_generation(first, ahead, now, 0) > first);
     }
 
     proptest! {

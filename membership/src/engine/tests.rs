@@ -11,6 +11,7 @@ mod accusations;
 mod carried;
 mod changes;
 mod order;
+mod runs;
 
 use super::*;
 use crate::{
