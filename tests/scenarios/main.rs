@@ -4,6 +4,7 @@ mod authorization;
 mod bad_input;
 mod balancing;
 mod breaking;
+mod clocks;
 mod closing;
 mod contract;
 mod demo;

@@ -63,7 +63,7 @@ pub const KNOWN: &[Known] = &[
     critical(
         "clock_behind",
         "this machine's clock is more than five minutes behind what certificates of other nodes prove",
-        "set the clock, and keep it right by NTP",
+        "set the clock, and keep it right by NTP; if it is right and was ahead before, see troubleshooting",
     ),
     degraded(
         "clock_drift",
