@@ -2,6 +2,8 @@
 
 use super::*;
 
+const DAY: Millis = 86_400_000;
+
 pub(super) fn store(folder: &tempfile::TempDir) -> Store {
     Store::open(&folder.path().join("store.redb")).unwrap()
 }
@@ -88,8 +90,9 @@ fn entries_stay_as_they_are() {
     assert_eq!(hex(&store.meta(KNOWN_KEYS).unwrap().unwrap()), kept);
     store.set_generation(0x0102_0304_0506_0708).unwrap();
     assert_eq!(hex(&store.meta(GENERATION).unwrap().unwrap()), "0102030405060708");
-    // Above what it holds, which is far in the future.
-    assert!(store.next_generation(0, 0, 0).unwrap() > 0x0102_0304_0506_0708);
+    // Above what it holds, a day ahead of the clock.
+    let now = (0x01_0203_0405 - 86_400) * 1_000;
+    assert!(store.next_generation(0, now, 0).unwrap() > 0x0102_0304_0506_0708);
     // Membership says what its bytes mean.
     store.set_members(&[7, 8]).unwrap();
     assert_eq!(hex(&store.meta(MEMBERS).unwrap().unwrap()), "0708");
@@ -124,11 +127,24 @@ fn generations_only_grow_even_if_the_clock_does_not() {
     let now = 1_700_000_000_000;
     let first = store.next_generation(0, now, 0xffff_ffff).unwrap();
     let second = store.next_generation(0, now - 5_000_000, 0).unwrap();
-    let third = store.next_generation(second + (9 << 24), 0, 0).unwrap();
+    let earlier = now - 300 * DAY;
+    let third = store.next_generation(second + (9 << 24), earlier, 0).unwrap();
     assert!(first < second && second < third, "{first} {second} {third}");
     assert!(first >> 24 > now / 1000);
     store.set_generation(third + (9 << 24)).unwrap();
-    assert!(store.next_generation(0, 0, 0).unwrap() > third + (9 << 24));
+    assert!(store.next_generation(0, earlier, 0).unwrap() > third + (9 << 24));
+}
+
+/// Peers take none that lies so far ahead of their clocks: the node would be mute for as long.
+#[test]
+fn a_generation_that_a_clock_years_ahead_drew_counts_for_nothing_once_it_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let now = 1_700_000_000_000;
+    let ahead = store.next_generation(0, now + 400 * DAY, 0).unwrap();
+    let right = store.next_generation(0, now, 0).unwrap();
+    assert!(right < ahead && right >> 24 == now / 1_000 + 1, "{right}");
+    assert!(store.next_generation(0, now, 0).unwrap() > right);
 }
 
 #[test]

@@ -63,7 +63,7 @@ mod tests {
     /// A book with a trial for each of these ends, and a world that follows it as of [`NOW`].
     async fn node(folder: &tempfile::TempDir, ends: &[Millis]) -> (Arc<Book>, World) {
         let testing::Mesh { operator, genesis, .. } = testing::Mesh::new();
-        let store = Arc::new(Store::open(folder.path()).unwrap());
+        let store = Arc::new(Store::open(&folder.path().join("store")).unwrap());
         store.append(&[&genesis], &[]).unwrap();
         let book = Arc::new(Book::load(store, &testing::trust_domain(), NOW).unwrap());
         let trials = ends.iter().map(|end| {
