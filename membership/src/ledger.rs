@@ -306,7 +306,7 @@ impl Ledger {
         let parts = parts.take_while(|(section, _)| section.base() == Section::SUSPICIONS);
         let accused = parts.filter_map(|(_, (_, part))| match part {
             Part::Suspicions(accused) => Some(accused.iter()),
-            Part::Outliers(_) | Part::Demand(_) => None,
+            Part::Outliers(_) | Part::Demand(_) | Part::Unknown => None,
         });
         accused.flatten()
     }
@@ -316,7 +316,7 @@ impl Ledger {
         let parts = self.nodes.get(node).into_iter().flat_map(|node| node.moment.values());
         let accuses = move |part: &Part| match part {
             Part::Suspicions(accused) => accused.iter().any(|latest| latest.node == *of),
-            Part::Outliers(_) | Part::Demand(_) => false,
+            Part::Outliers(_) | Part::Demand(_) | Part::Unknown => false,
         };
         parts.filter(move |(_, part)| accuses(part)).map(|(record, _)| record)
     }

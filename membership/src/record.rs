@@ -26,7 +26,8 @@ const VERSION: u8 = 1;
 const KIND: &str = "skein.record/1";
 const GENERATION_RANDOM_BITS: u32 = 24;
 
-/// What a record speaks of. Sections that a reader does not know are kept and relayed.
+/// What a record speaks of. Sections that a reader does not know are relayed all the same: those below [`Section::MOMENT`] it keeps, those
+/// from there on it passes on and forgets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Section(pub u16);
 
@@ -45,12 +46,14 @@ impl Section {
     pub const SERVICES: Section = Section(0x100);
     /// First part of their health.
     pub const HEALTH: Section = Section(0x200);
-    /// First part of how its requests fare: of the moment, see [`crate::statement`].
-    pub const OUTLIERS: Section = Section(0x300);
+    /// From here on all sections speak of the moment, those of builds to come, too: see [`crate::statement`].
+    pub const MOMENT: Section = Section(0x8000);
+    /// First part of how its requests fare: of the moment.
+    pub const OUTLIERS: Section = Section(0x8100);
     /// First part of what is asked of it under limits of the whole mesh: of the moment.
-    pub const DEMAND: Section = Section(0x400);
+    pub const DEMAND: Section = Section(0x8200);
     /// Whom it finds silent: of the moment.
-    pub const SUSPICIONS: Section = Section(0x500);
+    pub const SUSPICIONS: Section = Section(0x8300);
     /// Parts that each of these may have.
     pub const PARTS: u16 = 16;
 
@@ -68,10 +71,11 @@ impl Section {
         }
     }
 
-    /// Whether it speaks of the moment: then it is worthless when old, and neither listed, repaired nor stored.
+    /// Whether it speaks of the moment: then it is worthless when old, and neither listed, repaired nor stored. The number alone says so,
+    /// for nodes of different builds must count the same among what lasts.
     #[must_use]
     pub fn is_of_the_moment(self) -> bool {
-        matches!(self.base(), Section::OUTLIERS | Section::DEMAND | Section::SUSPICIONS)
+        self >= Section::MOMENT
     }
 
     /// Whether other nodes keep it on their disks. Health is worth nothing after a restart: who is alive then says it anew.
