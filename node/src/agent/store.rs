@@ -334,7 +334,7 @@ fn open(path: &Path, sync_failed: &Arc<AtomicBool>) -> Result<Database, Error> {
     let opened = || -> Result<(Database, u32), redb::Error> {
         let database = builder.create_with_backend(Disk::open(path, sync_failed)?)?;
         let write = database.begin_write()?;
-        let format = format_of(&write)?;
+        let format = format_of(&write.open_table(META)?)?;
         if format <= NEWEST_FORMAT {
             write.open_table(CHANGESETS)?;
             write.open_table(TOKENS)?;
@@ -348,22 +348,27 @@ fn open(path: &Path, sync_failed: &Arc<AtomicBool>) -> Result<Database, Error> {
         Ok((database, format))
     };
     let (database, format) = opened().map_err(|e| if is_full(&e) { full(path) } else { failed(path, &e) })?;
-    if format > NEWEST_FORMAT {
-        let message = format!(
-            "{} has format {format}, written by a newer skein; this one reads up to {NEWEST_FORMAT}",
-            path.display()
-        );
-        let hint = "run the version that wrote it, or a newer one; a backup of data_dir of before the upgrade is the other way back";
-        return Err(fail("not_supported", message, hint));
-    }
+    readable(path, format)?;
     Ok(database)
 }
 
 /// How the tables are laid out. What is no number is of a build to come.
-fn format_of(write: &WriteTransaction) -> Result<u32, redb::Error> {
-    let meta = write.open_table(META)?;
+fn format_of(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<u32, redb::Error> {
     let noted = meta.get(FORMAT)?;
     Ok(noted.map_or(1, |bytes| bytes.value().try_into().map_or(u32::MAX, u32::from_be_bytes)))
+}
+
+/// Fails with `not_supported` for a layout that this build does not know.
+fn readable(path: &Path, format: u32) -> Result<(), Error> {
+    if format <= NEWEST_FORMAT {
+        return Ok(());
+    }
+    let message = format!(
+        "{} has format {format}, written by a newer skein; this one reads up to {NEWEST_FORMAT}",
+        path.display()
+    );
+    let hint = "run the version that wrote it, or a newer one; a backup of data_dir of before the upgrade is the other way back";
+    Err(fail("not_supported", message, hint))
 }
 
 fn entry<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {

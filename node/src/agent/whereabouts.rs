@@ -289,6 +289,7 @@ mod tests {
             address: Some(at("192.0.2.77:15008")),
             enroller: Some(at("127.0.0.1:15008")),
             found: None,
+            later: serde_json::Map::default(),
         };
         dir.own(&owner).unwrap();
         let enroller = owner.enroller.iter().map(ToString::to_string).collect();

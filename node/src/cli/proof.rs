@@ -182,6 +182,7 @@ mod tests {
             role_set: 0,
             out: Out::default(),
             nodes: Vec::new(),
+            later: toml::Table::new(),
         };
         assert!(believed(&known, &own, "x").unwrap().contains(&ChangesetId(known.genesis)));
         let stale = believed(&Known { role_set: 2, ..known.clone() }, &own, "x").err().unwrap();
@@ -216,6 +217,7 @@ mod tests {
             role_set: 1,
             out: Out::default(),
             nodes: nodes.to_vec(),
+            later: toml::Table::new(),
         };
         let asked = witnesses(&said, &known).into_iter().map(|node| (node.name.to_string(), node.alive));
         let expected = [("accomplice", true), ("b", false), ("c", false)].map(|(name, alive)| (name.to_owned(), alive));

@@ -116,7 +116,7 @@ impl Admin {
                             let _ = tokio::time::timeout(GREETING_LIMIT, told).await;
                         }
                     },
-                    Ok(Ok(None)) => tracing::warn!(%remote, "someone without a role asked to administer this node"),
+                    Ok(Ok(None)) => tracing::warn!(%remote, "someone without a role, or of another version, asked to administer this node"),
                     Ok(Err(error)) => tracing::debug!(%remote, "an operator's connection broke: {error}"),
                     Err(_) => tracing::debug!(%remote, "an operator did not prove its key in time"),
                 }

@@ -34,6 +34,13 @@ fn a_store_of_a_newer_build_is_left_alone_and_named() {
         assert_eq!(refused.code, "not_supported");
         assert!(refused.message.contains("format 2") && refused.hint.contains("newer"), "{refused:?}");
     }
+    // Nor is what it holds called damaged.
+    let database = Database::create(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    write.open_table(AUDIT).unwrap().insert(0_u64, &[0xff_u8; 9][..]).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    assert_eq!(Store::audit_at(&path).unwrap_err().code, "not_supported");
 }
 
 #[test]

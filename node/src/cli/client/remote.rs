@@ -11,7 +11,10 @@ use policy::history::History;
 
 use super::Stream;
 use crate::{
-    agent::{admin::greeting, join::shown_policy},
+    agent::{
+        admin::greeting::{self, Taken},
+        join::shown_policy,
+    },
     cli::{
         context::Context,
         directory::Directory,
@@ -77,12 +80,24 @@ async fn resolve(address: &str) -> Result<Vec<SocketAddr>> {
 async fn greet(mut stream: mesh::admin::Conversed, operator: &Operator, address: &str) -> Result<Box<dyn Stream>> {
     let broken = |error: std::io::Error| unreachable(error.to_string());
     let exporter = stream.exporter(EXPORTER_ADMIN).map_err(broken)?;
-    if greeting::prove(&mut stream, &exporter, &operator.key).await.map_err(broken)? {
-        return Ok(Box::new(stream));
+    match greeting::prove(&mut stream, &exporter, &operator.key).await.map_err(broken)? {
+        Taken::Welcome => Ok(Box::new(stream)),
+        Taken::Refused => {
+            let message = format!("{address} does not let the key {} in", operator.key.public());
+            let dir = operator.directory.path().display();
+            Err(Error::new("role_missing", message)
+                .hint(format!("the key in {dir} must have a role: `skein operator list`")))
+        }
+        Taken::Other { version, build } => {
+            let own = env!("CARGO_PKG_VERSION");
+            let message = format!(
+                "{address} runs skein {build}, which operators greet in version {version}; this is skein {own}, which greets in version {}",
+                greeting::VERSION
+            );
+            Err(Error::new("not_supported", message)
+                .hint(format!("call it by skein {build}, or ask another node: --node NODE")))
+        }
     }
-    let message = format!("{address} does not let the key {} in", operator.key.public());
-    Err(Error::new("role_missing", message)
-        .hint(format!("the key in {} must have a role: `skein operator list`", operator.directory.path().display())))
 }
 
 /// What a handshake that failed says: a node of another mesh is no reason to try the next address.

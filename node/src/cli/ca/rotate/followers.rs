@@ -299,6 +299,7 @@ mod tests {
             role_set: 3,
             out: Out { ended, ..Out::default() },
             nodes: Vec::new(),
+            later: toml::Table::new(),
         };
         let judge = Judge { role_set, roots, every: vec![old.certificate(), new.certificate()], known };
         let followers = judge.followers(&said, &seen, NOW);
