@@ -63,7 +63,9 @@ fn concerns(said: &Concerns, ctx: &Context) -> String {
     if said.problems.is_empty() {
         text.push_str("nothing needs attention\n");
     }
-    let silent = if said.silent.is_empty() { String::new() } else { format!("; silent: {}", names(&said.silent)) };
+    let some =
+        |nodes: &[_], what: &str| if nodes.is_empty() { String::new() } else { format!("; {what}: {}", names(nodes)) };
+    let silent = some(&said.silent, "silent") + &some(&said.other_version, "of another version, which cannot answer");
     let unasked = match said.unasked {
         0 => String::new(),
         unasked => format!("; not asked, of a mesh this large: {unasked}"),

@@ -179,17 +179,22 @@ fn spread(status: &Status) -> String {
 
 /// Whose counts these are.
 pub(super) fn heard(traffic: &Traffic) -> String {
-    let silent = if traffic.silent.is_empty() { String::new() } else { format!(", {} silent", traffic.silent.len()) };
+    let said = |nodes: usize, what: &str| if nodes == 0 { String::new() } else { format!(", {nodes} {what}") };
+    let silent = said(traffic.silent.len(), "silent") + &said(traffic.other_version.len(), "of another version");
     let sample = match traffic.unasked {
         0 => String::new(),
-        unasked => format!(", a sample of {}", traffic.heard.len() + traffic.silent.len() + unasked),
+        unasked => format!(", a sample of {}", asked(traffic) + unasked),
     };
     format!("seen by {}{silent}{sample}", words::count(traffic.heard.len(), "node"))
 }
 
+fn asked(traffic: &Traffic) -> usize {
+    traffic.heard.len() + traffic.silent.len() + traffic.other_version.len()
+}
+
 /// That these are not the counts of all nodes, where they are not.
 pub(super) fn sample(traffic: &Traffic) -> Markup {
-    words::sample(traffic.heard.len() + traffic.silent.len(), traffic.unasked)
+    words::sample(asked(traffic), traffic.unasked)
 }
 
 /// Services with failed requests, the worst first.
@@ -291,7 +296,8 @@ mod tests {
             slot_s: 30,
             heard: (0..200).map(node).collect(),
             silent: vec![node(200)],
-            unasked: 799,
+            other_version: vec![node(201), node(202)],
+            unasked: 797,
             left_out: 0,
             connections: Vec::new(),
             edges: Vec::new(),
@@ -299,8 +305,8 @@ mod tests {
         let concerns = Concerns::default();
         let text = page(&seen(&traffic, &concerns), 0).into_string();
         let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word} is missing in {text}"));
-        assert!(at("201 of 1000 nodes were asked") < at("Attention"));
-        assert!(text.contains("seen by 200 nodes, 1 silent, a sample of 1000"), "{text}");
+        assert!(at("203 of 1000 nodes were asked") < at("Attention"));
+        assert!(text.contains("seen by 200 nodes, 1 silent, 2 of another version, a sample of 1000"), "{text}");
         let whole = Traffic { unasked: 0, ..traffic };
         assert!(!page(&seen(&whole, &concerns), 0).into_string().contains("A sample"));
     }
@@ -313,6 +319,7 @@ mod tests {
             slot_s: 30,
             heard: vec![certs::id::NodeId::new("web-1").unwrap()],
             silent: Vec::new(),
+            other_version: Vec::new(),
             unasked: 0,
             left_out: 0,
             connections: Vec::new(),

@@ -200,12 +200,15 @@ pub struct Member {
     /// The share of probes over that link that got no answer while it lived, from 0 to 1.
     #[serde(default)]
     pub loss: Option<f64>,
-    /// Asked for with `reach`: whom it has links with, and the round trips in milliseconds; absent if it did not answer or was not asked.
+    /// Asked for with `reach`: whom it has links with, and the round trips in milliseconds; absent if it did not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reaches: Option<BTreeMap<NodeId, f64>>,
     /// Asked for with `reach`: true if it was not asked, because it is not alive or the mesh has more nodes than are asked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unasked: bool,
+    /// Asked for with `reach`: true if it cannot answer because it runs another version.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub other_version: bool,
     /// The set of changesets it says it holds, hexadecimal.
     pub policy: Option<String>,
     /// Connections of the answering node with it.

@@ -178,6 +178,9 @@ impl Said {
         if !concerns.silent.is_empty() {
             told.push(format!("alive and silent when asked: {}", listed(&concerns.silent)));
         }
+        if !concerns.other_version.is_empty() {
+            told.push(format!("of another version, which cannot answer: {}", listed(&concerns.other_version)));
+        }
         let unasked = match concerns.unasked {
             0 => String::new(),
             unasked => format!("; {unasked} more were not asked, of a mesh this large"),
@@ -243,13 +246,14 @@ impl Said {
             return (format!("; {own} does not tell of the certificates of other nodes"), false);
         };
         let mut text = String::new();
-        if !concerns.silent.is_empty() {
-            text = format!("; the certificates of {} were not seen", listed(&concerns.silent));
+        let unheard: Vec<_> = concerns.silent.iter().chain(&concerns.other_version).cloned().collect();
+        if !unheard.is_empty() {
+            text = format!("; the certificates of {} were not seen", listed(&unheard));
         }
         if concerns.unasked > 0 {
             text += &format!("; {} more nodes were not asked, of a mesh this large", concerns.unasked);
         }
-        (text, concerns.silent.is_empty())
+        (text, unheard.is_empty())
     }
 
     fn nodes(&self, version: &str) -> Vec<Finding> {

@@ -317,6 +317,7 @@ mod tests {
             slot_s: 15,
             heard: vec![node("a")],
             silent: vec![node("b"), node("elsewhere")],
+            other_version: Vec::new(),
             unasked: 1,
             left_out: 3,
             edges: vec![edge("cron", "none"), edge("web", "mutual_tls")],
