@@ -67,7 +67,8 @@ impl Unheard {
     /// may be busy.
     fn add(&mut self, node: &NodeId, version: &str, replied: bool) {
         let is_other = replied && version != env!("CARGO_PKG_VERSION");
-        if is_other { &mut self.other_version } else { &mut self.silent }.push(node.clone());
+        let among = if is_other { &mut self.other_version } else { &mut self.silent };
+        among.push(node.clone());
     }
 
     fn sort(&mut self) {
