@@ -113,7 +113,7 @@ impl Book {
         &self.store
     }
 
-    /// Looks into the set.
+    /// Looks into the set, at what is found at once.
     pub async fn look<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&self.shelf.read().await.history)
     }
@@ -123,14 +123,22 @@ impl Book {
         look(&self.shelf.blocking_read().history)
     }
 
+    /// The same beside the runtime: for whatever may fold, which takes seconds in a large mesh.
+    pub async fn look_through<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&History) -> T + Send + 'static,
+    ) -> T {
+        self.undisturbed(|book| Ok(book.look_aside(look))).await.expect("no code panics while it looks")
+    }
+
     /// What the set folds to at the start, before anybody shares the book.
     pub fn first_state(&mut self, now: Millis) -> Arc<State> {
         self.shelf.get_mut().history.state(now)
     }
 
     /// What the set folds to now.
-    pub async fn state(&self, now: Millis) -> Arc<State> {
-        self.shelf.read().await.history.state(now)
+    pub async fn state(self: &Arc<Self>, now: Millis) -> Arc<State> {
+        self.look_through(move |history| history.state(now)).await
     }
 
     /// Which of these are not here and could be kept now, if that peer gives them.

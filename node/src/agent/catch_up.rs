@@ -73,7 +73,7 @@ async fn note(sync: &Arc<Sync>, addresses: &Arc<Addresses>) {
 
 impl Sync {
     /// `alone` says that nobody is linked: then this machine's clock may be the reason.
-    async fn ask_policy(&self, address: SocketAddr, alone: bool) {
+    async fn ask_policy(self: &Arc<Self>, address: SocketAddr, alone: bool) {
         match shown_policy(self.identity.trust_domain(), address).await {
             Ok((stream, chain)) => {
                 self.learn_shown(chain, &address.to_string()).await;
@@ -86,7 +86,7 @@ impl Sync {
     }
 
     /// Takes in what somebody unverified shows of policy: each changeset is judged like a peer's. Gives whom to believe now.
-    pub async fn learn_shown(&self, chain: Chain, from: &str) -> Arc<Authority> {
+    pub async fn learn_shown(self: &Arc<Self>, chain: Chain, from: &str) -> Arc<Authority> {
         let offered: Vec<Vec<u8>> = chain.role_sets.into_iter().chain(chain.grants).collect();
         let mut fresh = 0;
         // What another one refers to may come after it.

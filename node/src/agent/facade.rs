@@ -241,8 +241,8 @@ impl Agent {
     }
 
     /// Looks into the set of changesets: log, plan, revert.
-    pub async fn history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
-        self.inner.sync.book.look(look).await
+    pub async fn history<T: Send + 'static>(&self, look: impl FnOnce(&History) -> T + Send + 'static) -> T {
+        self.inner.sync.book.look_through(look).await
     }
 
     /// Nodes as this node sees them.

@@ -28,7 +28,7 @@ use certs::{
     sign::Digest,
 };
 use membership::body::{Body, Policy, RECENT};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 pub use answer::Requests;
 use claims::Claims;
@@ -204,7 +204,7 @@ impl Sync {
         let mut upkeep = bodies::Upkeep::default();
         loop {
             let now = self.clock.now();
-            let next = self.book.look(|history| history.next_change(now)).await;
+            let next = self.book.look_through(move |history| history.next_change(now)).await;
             let by_itself = next.map_or(INTERVAL, |at| Duration::from_millis(at.saturating_sub(now) + 1).min(INTERVAL));
             tokio::select! {
                 () = self.wake.notified() => {}
@@ -230,17 +230,29 @@ impl Sync {
         }
     }
 
-    /// Folds what the book holds, swaps the world, announces. Gives when requests began to follow it.
-    pub async fn apply(&self) -> Instant {
+    /// Folds what the book holds, swaps the world, announces: to the end, also if the caller goes away. Gives when requests began to
+    /// follow it.
+    pub async fn apply(self: &Arc<Self>) -> Instant {
+        let sync = self.clone();
+        let (told, applied) = oneshot::channel();
+        self.tasks.detach("apply", async move {
+            let _ = told.send(sync.apply_next().await);
+        });
+        applied.await.expect("no code panics while it applies")
+    }
+
+    async fn apply_next(&self) -> Instant {
         let _one = self.state.applying.lock().await;
         let covered = self.book.look(|history| history.digest()).await;
-        let state = self.book.state(self.clock.now()).await;
         let before = self.world.current().load();
+        let (book, clock) = (self.book.clone(), self.clock);
+        let fold = move || book.look_aside(|history| history.state(clock.now()));
+        let changed = self.world.follow(&self.tasks, fold).await;
+        let swapped = monotonic();
+        let state = self.world.current().load().state.clone();
         if before.state.lifetimes() != state.lifetimes() || before.state.trust() != state.trust() {
             self.renew.notify_one();
         }
-        let changed = self.world.state_changed(state);
-        let swapped = monotonic();
         let limits = self.world.limits();
         self.mesh.limit_handshakes(limits.tls_handshake_timeout, limits.pending_handshakes);
         if let Some(authority) = changed {
@@ -260,7 +272,7 @@ impl Sync {
     }
 
     /// Folds what came and notes how long it was on its way to where requests follow it.
-    pub(super) async fn apply_arrived(&self, arrived: Instant) {
+    pub(super) async fn apply_arrived(self: &Arc<Self>, arrived: Instant) {
         let swapped = self.apply().await;
         self.state.latency.observe(swapped.saturating_duration_since(arrived));
     }
@@ -326,7 +338,7 @@ impl Sync {
     }
 
     /// What was announced is fetched at once; without any such, bucket digests tell what is missing.
-    async fn compare(&self, link: &PeerLink, theirs: &Policy) -> Result<Brought, SyncError> {
+    async fn compare(self: &Arc<Self>, link: &PeerLink, theirs: &Policy) -> Result<Brought, SyncError> {
         let peer = &link.peer().node;
         let announced = self.lacking(&theirs.recent, peer).await;
         let mut brought = Brought::Whole;
@@ -344,7 +356,7 @@ impl Sync {
     }
 
     /// Digests of parts of the set tell what is missing, whatever was announced.
-    async fn compare_buckets(&self, link: &PeerLink) -> Result<Brought, SyncError> {
+    async fn compare_buckets(self: &Arc<Self>, link: &PeerLink) -> Result<Brought, SyncError> {
         let buckets: Buckets = self.ask(link, wire::BUCKETS, &()).await?;
         let own = self.book.look(|history| history.bucket_digests()).await;
         let differing = (0..=u8::MAX).zip(own.iter().zip(&buckets.digests)).filter(|(_, (a, b))| a != b);

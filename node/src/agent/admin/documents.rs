@@ -56,7 +56,7 @@ impl Admin {
         Path(prefix): Path<String>,
     ) -> Result<Json<api::ChangesetDetail>, Error> {
         let now = admin.agent.now();
-        let detail = admin.agent.history(|history| {
+        let detail = admin.agent.history(move |history| {
             let id = find(history, &prefix)?;
             let held = history.get(&id).ok_or_else(|| absent(&prefix))?;
             let entry = history.log().into_iter().find(|entry| entry.changeset == id).ok_or_else(|| absent(&prefix))?;
@@ -70,7 +70,7 @@ impl Admin {
         State(admin): State<Self>,
         Path(prefix): Path<String>,
     ) -> Result<Json<api::Proof>, Error> {
-        let proof = admin.agent.history(|history| {
+        let proof = admin.agent.history(move |history| {
             let id = find(history, &prefix)?;
             let held = history.get(&id).ok_or_else(|| absent(&prefix))?;
             let documents: Vec<_> = held.changeset.changes.iter().map(|change| &change.document).collect();
@@ -85,7 +85,7 @@ impl Admin {
         Path((kind, namespace, name)): Path<(Kind, String, String)>,
     ) -> Json<api::Proof> {
         let id = DocumentId::new(kind, &namespace, &name);
-        Json(admin.agent.history(|history| proof(history, &[&id])).await)
+        Json(admin.agent.history(move |history| proof(history, &[&id])).await)
     }
 
     /// `GET /v1/policy/changesets/{id}/spread`: asks every linked node for its receipt, without waiting for more.
@@ -93,7 +93,7 @@ impl Admin {
         State(admin): State<Self>,
         Path(prefix): Path<String>,
     ) -> Result<Json<api::Spread>, Error> {
-        let id = admin.agent.history(|history| find(history, &prefix)).await?;
+        let id = admin.agent.history(move |history| find(history, &prefix)).await?;
         let patience = std::time::Duration::from_millis(500);
         let pushed = admin.agent.receipts(id, crate::agent::Wait::All, patience).await?;
         let there = pushed.receipts.into_iter().map(|receipt| receipt.node).collect();

@@ -132,7 +132,7 @@ impl Admin {
             Door::Operator(key)
         } else {
             let now = self.agent.now();
-            if !self.agent.history(|history| history.awaits(&key, now)).await {
+            if !self.agent.history(move |history| history.awaits(&key, now)).await {
                 return Ok(None);
             }
             Door::Candidate(key)

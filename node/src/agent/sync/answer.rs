@@ -194,7 +194,7 @@ impl Sync {
     /// Where a changeset or approval stands here; nothing if it is not here, or is without the bodies that it should have.
     async fn standing(&self, id: &Digest) -> Option<Standing> {
         let (id, now) = (ChangesetId(*id), self.clock.now());
-        let held = self.book.look(|history| {
+        let held = self.book.look_through(move |history| {
             let held = history.digest();
             let Some(entry) = history.get(&id) else { return history.contains(&id).then_some((None, false, held)) };
             let there = entry.whole || !history.wanted(now).contains(&id);

@@ -1,6 +1,6 @@
 //! Changesets are asked of a peer, and what it gives is judged.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use certs::sign::Digest;
 use policy::{
@@ -23,7 +23,7 @@ const ROUNDS: usize = 256;
 
 impl Sync {
     /// Fetches these and what they refer to; what another peer is just giving is left to it.
-    pub(super) async fn fetch(&self, link: &PeerLink, ids: Vec<Digest>) -> Result<Brought, SyncError> {
+    pub(super) async fn fetch(self: &Arc<Self>, link: &PeerLink, ids: Vec<Digest>) -> Result<Brought, SyncError> {
         let mut claimed = Claimed::new(self, ids);
         let brought = self.fetch_claimed(link, &mut claimed).await?;
         let came = |history: &History| claimed.ids.iter().all(|id| history.contains(&ChangesetId(*id)));
@@ -31,7 +31,7 @@ impl Sync {
         Ok(if brought == Brought::InVain && self.book.look(came).await { Brought::Elsewhere } else { brought })
     }
 
-    async fn fetch_claimed(&self, link: &PeerLink, claimed: &mut Claimed<'_>) -> Result<Brought, SyncError> {
+    async fn fetch_claimed(self: &Arc<Self>, link: &PeerLink, claimed: &mut Claimed<'_>) -> Result<Brought, SyncError> {
         let mut wanted: Vec<Digest> = claimed.ids.clone();
         let mut brought = Brought::InVain;
         for _ in 0..ROUNDS {
@@ -74,7 +74,11 @@ impl Sync {
     }
 
     /// Asks a peer for changesets that are here without their bodies.
-    pub(super) async fn fetch_bodies(&self, link: &PeerLink, mut wanted: Vec<Digest>) -> Result<(), SyncError> {
+    pub(super) async fn fetch_bodies(
+        self: &Arc<Self>,
+        link: &PeerLink,
+        mut wanted: Vec<Digest>,
+    ) -> Result<(), SyncError> {
         wanted.truncate(wire::FETCH_IDS);
         let fetched: Fetched = self.ask(link, wire::FETCH, &Fetch { ids: wanted.clone() }).await?;
         let given = asked_for(&wanted, fetched.changesets);
