@@ -11,7 +11,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -61,7 +61,6 @@ const ENTRY_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    /// A panic while it is held ends all that is read and written: nobody knows what the disk then holds.
     inner: Mutex<Inner>,
     /// True for ever once the disk did not keep what it had taken.
     sync_failed: Arc<AtomicBool>,
@@ -72,7 +71,7 @@ enum Inner {
     Open(Database),
     /// The disk was full; the next write tries to open it again.
     Full,
-    /// The disk failed; nothing is written until restart.
+    /// The disk failed, or somebody panicked over it; nothing is read or written until restart.
     Closed(String),
 }
 
@@ -263,11 +262,21 @@ impl Store {
 
     /// Why nothing can be written, if so.
     pub fn trouble(&self) -> Option<Error> {
-        match &*self.inner.lock().expect("no code panics while it holds the store") {
+        match &*self.inner() {
             Inner::Open(_) => free(&self.path).is_some_and(|free| free < RESERVE_BYTES).then(|| full(&self.path)),
             Inner::Full => Some(full(&self.path)),
             Inner::Closed(why) => Some(closed(&self.path, why)),
         }
+    }
+
+    /// What the last one left; closed if it panicked: nobody knows what the disk then holds.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| {
+            self.inner.clear_poison();
+            let mut inner = poisoned.into_inner();
+            *inner = Inner::Closed("its last user panicked".to_owned());
+            inner
+        })
     }
 
     fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
@@ -285,7 +294,7 @@ impl Store {
     }
 
     fn read<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, Error> {
-        match &*self.inner.lock().expect("no code panics while it holds the store") {
+        match &*self.inner() {
             Inner::Open(database) => work(database).map_err(|e| failed(&self.path, &e)),
             Inner::Full => Err(full(&self.path)),
             Inner::Closed(why) => Err(closed(&self.path, why)),
@@ -297,7 +306,7 @@ impl Store {
         bytes: usize,
         work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), Error> {
-        let mut inner = self.inner.lock().expect("no code panics while it holds the store");
+        let mut inner = self.inner();
         if free(&self.path).is_some_and(|free| free < RESERVE_BYTES + 4 * bytes as u64) {
             return Err(full(&self.path));
         }
@@ -386,7 +395,7 @@ fn full(path: &Path) -> Error {
 }
 
 fn closed(path: &Path, why: &str) -> Error {
-    let message = format!("{} is closed after a disk error: {why}", path.display());
+    let message = format!("{} is closed after an error: {why}", path.display());
     fail("storage_failed", message, "check the disk and restart the node; traffic goes on")
 }
 

@@ -21,6 +21,23 @@ fn changesets_come_back_in_order_after_a_restart() {
 }
 
 #[test]
+fn a_panic_over_the_store_closes_it_until_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = store(&folder);
+    first.append(&[b"one"], &[]).unwrap();
+    let broken = std::panic::AssertUnwindSafe(|| first.read::<()>(|_| panic!("broken")));
+    assert!(std::panic::catch_unwind(broken).is_err());
+    let refused = [first.trouble(), first.changesets().err(), first.append(&[b"two"], &[]).err()];
+    assert!(
+        refused.iter().all(|error| error.as_ref().is_some_and(|error| error.code == "storage_failed")),
+        "{refused:?}"
+    );
+    drop(first);
+    let again = store(&folder);
+    assert_eq!((again.trouble(), again.changesets().unwrap()), (None, vec![b"one".to_vec()]));
+}
+
+#[test]
 fn a_store_of_a_newer_build_is_left_alone_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let first = store(&folder);
