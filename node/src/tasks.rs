@@ -119,7 +119,7 @@ impl Tasks {
 
     /// Spawns on the current runtime a task that the node can do without for a while: after a panic it is made anew, with a pause
     /// before. It ends when it returns.
-    pub fn kept<F>(&self, name: &'static str, make: impl Fn() -> F + Send + 'static) -> Task
+    pub fn kept<F>(&self, name: &'static str, make: impl Fn() -> F + Send + Sync + 'static) -> Task
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -128,7 +128,7 @@ impl Tasks {
         let tasks = self.clone();
         let task = tokio::spawn(self.shared.tracker.track_future(end.over(async move {
             let (mut pause, mut begun) = (FIRST_PAUSE, Instant::now());
-            while let Err(payload) = AssertUnwindSafe(make()).catch_unwind().await {
+            while let Err(payload) = AssertUnwindSafe(async { make().await }).catch_unwind().await {
                 tasks.panicked(name, &message(&*payload));
                 // One that went well for long is not the one that cannot begin.
                 if begun.elapsed() > LONGEST_PAUSE {
@@ -332,6 +332,13 @@ mod tests {
         assert_eq!(task.ended().await, Ending::Finished);
         assert_eq!(begun.load(std::sync::atomic::Ordering::Relaxed), 3);
         assert_eq!(tasks.panics(), BTreeMap::from([("hair", 2)]));
+        let made = std::sync::atomic::AtomicBool::new(false);
+        let mut task = tasks.kept("skin", move || {
+            assert!(made.swap(true, std::sync::atomic::Ordering::Relaxed), "not even made");
+            std::future::ready(())
+        });
+        assert_eq!(task.ended().await, Ending::Finished);
+        assert_eq!(tasks.panics(), BTreeMap::from([("hair", 2), ("skin", 1)]));
         let mut task = tasks.kept("nail", std::future::pending);
         task.abort();
         assert_eq!(task.ended().await, Ending::Dropped);
