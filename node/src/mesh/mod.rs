@@ -53,7 +53,7 @@ use certs::{
 use tokio::sync::{mpsc, watch};
 
 pub use conversation::{admin, join};
-pub use error::{Error, Fault, Limit, Retry};
+pub use error::{Error, Limit};
 pub use preface::{Preface, Protocol};
 
 use crate::{clock, tasks::Tasks};
