@@ -448,10 +448,10 @@ fn listen_quic(
         true => Some(Arc::new(quic::server(shared.tls.server(Conversation::Peer), Conversation::Peer)?)),
         false => None,
     };
-    let (served, queue) = (mesh.clone(), queue.clone());
+    let (served, queue, latest) = (mesh.clone(), queue.clone(), shared.farewell.worker());
     let accepted = move |accepted: Accepted| match accepted.conversation {
         Conversation::Data => {
-            let streams = accept::streams(served.clone(), accepted, queue.clone());
+            let streams = accept::streams(served.clone(), accepted, queue.clone(), latest.clone());
             served.shared.tasks.detach("data connection", streams);
         }
         Conversation::Peer | Conversation::Join | Conversation::Admin => {
