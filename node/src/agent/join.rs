@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    mesh::{conversation::connect, join::Conversed},
+    mesh::{Conversed, connect},
 };
 
 /// One step of the exchange takes at most this long; the enroller may wait for the invite to arrive.

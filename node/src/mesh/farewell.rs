@@ -73,10 +73,6 @@ impl Farewell {
         self.draining.store(true, Relaxed);
     }
 
-    pub(super) fn undrain(&self) {
-        self.draining.store(false, Relaxed);
-    }
-
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }

@@ -52,7 +52,7 @@ use certs::{
 };
 use tokio::sync::{mpsc, watch};
 
-pub use conversation::{admin, join};
+pub use conversation::{Conversed, connect};
 pub use error::{Error, Limit};
 pub use preface::{Preface, Protocol};
 
@@ -295,8 +295,8 @@ impl Mesh {
     }
 
     /// Data connections that this node has dialled and that are open.
-    #[must_use]
-    pub fn data_connections(&self) -> usize {
+    #[cfg(test)]
+    fn data_connections(&self) -> usize {
         self.shared.live.outbound()
     }
 
@@ -355,11 +355,6 @@ impl Mesh {
     /// From now on streams that nobody has read are refused (safe to retry elsewhere), and new data connections too.
     pub fn drain(&self) {
         self.shared.farewell.drain();
-    }
-
-    /// Undoes [`Mesh::drain`].
-    pub fn undrain(&self) {
-        self.shared.farewell.undrain();
     }
 
     fn is_draining(&self) -> bool {

@@ -18,7 +18,7 @@ use tokio::{
 use super::{Admin, Door, greeting, guard, patience::Patient};
 use crate::{
     config::Cidr,
-    mesh::{admin::Conversed, crowd::Crowd, peer::PeerNetwork},
+    mesh::{Conversed, crowd::Crowd, peer::PeerNetwork},
 };
 
 /// Mode of the local socket: its user and the group `skein`.

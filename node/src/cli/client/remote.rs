@@ -34,7 +34,7 @@ pub(super) async fn open(name: Option<&NodeId>, address: &str, ctx: &Context) ->
         for _ in 0..2 {
             let config = tls::operator(authority.clone(), name, Arc::new(Clock));
             let server = tls::server_name(expected.as_ref(), trust_domain);
-            match mesh::admin::connect(at, config, server).await {
+            match mesh::connect(at, config, server).await {
                 Ok(stream) => return greet(stream, &operator, address).await,
                 Err(error) => failure = failed(&error, address),
             }
@@ -74,7 +74,7 @@ async fn resolve(address: &str) -> Result<Vec<SocketAddr>> {
     found.map(Iterator::collect).map_err(|error| unreachable(format!("{address} cannot be resolved: {error}")))
 }
 
-async fn greet(mut stream: mesh::admin::Conversed, operator: &Operator, address: &str) -> Result<Box<dyn Stream>> {
+async fn greet(mut stream: mesh::Conversed, operator: &Operator, address: &str) -> Result<Box<dyn Stream>> {
     let broken = |error: std::io::Error| unreachable(error.to_string());
     let exporter = stream.exporter(EXPORTER_ADMIN).map_err(broken)?;
     if greeting::prove(&mut stream, &exporter, &operator.key).await.map_err(broken)? {

@@ -12,9 +12,8 @@ use tokio::{
 
 use super::{
     super::{
-        Transport, admin,
+        Transport, connect,
         error::Error,
-        join,
         peer::{LinkError, MAX_MESSAGE, PeerLink},
         quic::{PEER_IDLE, PEER_KEEP_ALIVE},
     },
@@ -226,10 +225,10 @@ async fn joins_and_administration_share_a_secret_with_nobody_else() {
     let trust = Trust::new();
     let b = Node::start(&trust, "b", &[], Transport::Auto);
     let name = tls::server_name(Some(&trust.node("b")), &trust.trust_domain);
-    let joiner = join::connect(b.address(), tls::joiner(Arc::new(Clock)), name.clone());
+    let joiner = connect(b.address(), tls::joiner(Arc::new(Clock)), name.clone());
     let known = Authority::new(trust.trust_domain.clone(), trust.authority.load().roots.clone());
     let operator = tls::operator(known, Some(&b.id), Arc::new(Clock));
-    let operator = admin::connect(b.address(), operator, name);
+    let operator = connect(b.address(), operator, name);
     let (joiner, operator, join, admin) = tokio::join!(joiner, operator, b.peers.accept_join(), b.peers.accept_admin());
     let (mut joiner, operator, mut join, admin) = (joiner.unwrap(), operator.unwrap(), join.unwrap(), admin.unwrap());
     let label = tls::EXPORTER_JOIN;
