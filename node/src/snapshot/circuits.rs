@@ -35,7 +35,8 @@ const FORGOTTEN: Duration = Duration::from_secs(900);
 #[derive(Debug)]
 pub struct Circuits {
     by_key: DashMap<Key, Arc<Circuit>>,
-    /// Held for moments only: while tables are built, at an ejection and at sweeps, never for a request.
+    /// A request takes it where its table is built anew and where it is the one that has an endpoint ejected. Everybody else holds it for
+    /// moments: one look through all of it, at sweeps and where people ask who is out, or one thing that another node says.
     outliers: Mutex<Outliers>,
     ejections: AtomicU64,
     spared: AtomicU64,

@@ -2,7 +2,7 @@
 //! nodes' reports may cause.
 //!
 //! Attempts count in a [`Tally`] each, without a lock. What follows is rare and passes one door, [`Outliers::handle`]:
-//! an event, the time and a random number in, effects out. One task owns it.
+//! an event, the time and a random number in, effects out. The circuits hold it under one lock.
 //!
 //! Reports of others eject nothing and change no weight. They make this node look for itself (a probe, bounded) and
 //! lower its thresholds to [`ALERT_THRESHOLD`] for a while, so that however many members lie, an endpoint that answers
