@@ -14,6 +14,7 @@ use certs::{
 use membership::body::{Body, Health, HealthRecord, HealthState, PortRecord, ServiceRecord, Services};
 use policy::history::State;
 use serde::{Deserialize, Serialize};
+use tokio::task::AbortHandle;
 
 use super::{
     checks::{Changed, Judge, probe},
@@ -26,7 +27,7 @@ use crate::{
     config::{Check, Service, SpeakerName},
     lock::lock,
     snapshot,
-    tasks::{Task, Tasks},
+    tasks::Tasks,
 };
 
 /// An endpoint is checked this often for others, however many ask; meanwhile they hear the last result.
@@ -65,7 +66,7 @@ struct Running {
     granted: Option<bool>,
     /// None if nothing is checked: it has no ports.
     health: Option<HealthState>,
-    check: Option<Task>,
+    check: Option<AbortHandle>,
     /// The last check for others. Held while one is made: all who ask meanwhile hear its result.
     looked: Arc<tokio::sync::Mutex<Option<(Instant, Looked)>>>,
 }
