@@ -150,7 +150,7 @@ impl Current {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// What the data plane says of this node's gateways: the one thing that goes the other way.
+    /// What the data plane says of this node's gateways. This and what follows goes the other way: from the proxy to the agent.
     #[must_use]
     pub fn doors(&self) -> Arc<Doors> {
         self.doors.load_full()

@@ -178,7 +178,7 @@ struct Shared {
     handshakes: Handshakes,
     farewell: Arc<farewell::Farewell>,
     closed: AtomicBool,
-    /// Whom to believe since the last change, and at how many looks more what came into the table is judged by it.
+    /// The authority that open connections are re-judged by, and how many more sweeps will do so.
     judge_again: Mutex<(u8, Option<Arc<Authority>>)>,
     /// Addresses where UDP did not answer, until when TCP goes first there.
     blocked: Mutex<HashMap<SocketAddr, Instant>>,

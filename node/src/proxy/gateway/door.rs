@@ -66,7 +66,7 @@ pub(in crate::proxy) struct Door {
     pub(super) spoken: Spoken,
     /// The documents want it no more.
     pub(super) close: CancellationToken,
-    /// Nor for so long that what was let in ends.
+    /// Set once the drain period after `close` is over: remaining connections are cut.
     pub(super) over: AtomicBool,
     /// The servers that meet TLS here, as far as their certificates could be read.
     pub(super) servers: ArcSwap<HashMap<ServerKey, Arc<Configured>>>,

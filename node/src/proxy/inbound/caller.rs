@@ -45,7 +45,7 @@ pub(in crate::proxy) struct Peer<'a> {
 #[derive(Debug)]
 pub(in crate::proxy) struct Caller {
     pub(super) who: Arc<Who>,
-    /// Of a caller that showed none there is nothing to tell.
+    /// `None` if the caller presented no certificate.
     pub(super) client_cert: Option<HeaderValue>,
     pub(super) address: HeaderValue,
     pub(super) recorder: Arc<Recorder>,

@@ -177,7 +177,7 @@ impl Standing {
 }
 
 impl Admitted {
-    /// An external authoriser that let it in is not asked again, one that a new policy names is not asked about what stands.
+    /// External authorisers are not consulted again: neither the one that admitted it nor one that a later policy adds.
     fn is_allowed(&self) -> bool {
         let (snapshot, who) = (self.context.current.load(), &*self.who);
         let (workload, port, scheme) = match &self.place {
