@@ -10,7 +10,7 @@
 mod found;
 
 use super::{
-    context::Context,
+    context::{self, Context},
     detect::{self, Spoken},
     failure::Cause,
     http::Bounds,
@@ -317,8 +317,8 @@ impl Captured {
         let local = context.local.load_full();
         let known = self.ports.load();
         if let Some(known) = &*known
-            && std::ptr::eq(known.of.as_ptr(), Arc::as_ptr(snapshot))
-            && std::ptr::eq(known.local.as_ptr(), Arc::as_ptr(&local))
+            && context::is(&known.of, snapshot)
+            && context::is(&known.local, &local)
         {
             return known.numbers.contains(&port);
         }
@@ -351,7 +351,7 @@ impl Captured {
         let local = context.local.load_full();
         let mut speakers = lock(&self.speakers);
         let kept = speakers.get(&place);
-        if let Some(kept) = kept.filter(|kept| std::ptr::eq(kept.local.as_ptr(), Arc::as_ptr(&local))) {
+        if let Some(kept) = kept.filter(|kept| context::is(&kept.local, &local)) {
             return Some(Arc::clone(&kept.speaker));
         }
         let (fixed, port) = match &place {

@@ -5,7 +5,7 @@ mod keeper;
 mod tls;
 mod verifier;
 
-pub(in crate::proxy) use ahead::{Proxied, ask};
+pub(in crate::proxy) use ahead::{Proxied, SIGNATURE, ask};
 pub use keeper::keep_tls;
 pub(in crate::proxy) use tls::{Originations, Slot, Wish};
 

@@ -4,7 +4,7 @@ use super::{forwarded, tls::Configured, within::Within};
 use crate::{
     mesh::crowd::{Crowd, Place},
     proxy::{
-        context::Context,
+        context::{self, Context},
         failure::Cause,
         http::ResponseBody,
         inbound::{self, Counted, Who},
@@ -144,7 +144,7 @@ impl Door {
         let seen = self.seen.load();
         if let Some(known) = &*seen
             && known.speaker == speaker.id
-            && std::ptr::eq(known.compiled.as_ptr(), Arc::as_ptr(&snapshot.compiled))
+            && context::is(&known.compiled, &snapshot.compiled)
         {
             return Arc::clone(known);
         }

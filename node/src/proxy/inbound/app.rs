@@ -19,10 +19,7 @@ use crate::{
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use http::{Request, Response, StatusCode, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, request::Parts};
-use hyper::{
-    body::{Body, Frame, SizeHint},
-    rt::Executor,
-};
+use hyper::body::{Body, Frame, SizeHint};
 use policy::{
     kinds::{Http2Keepalive, MeshConfig},
     route::ClusterPolicy,
@@ -145,16 +142,6 @@ struct Home {
     target: Target,
     past: Past,
     terms: Terms,
-}
-
-/// Spawns what HTTP/2 connections need.
-#[derive(Debug, Clone)]
-pub(in crate::proxy) struct Spawn(pub(in crate::proxy) Tasks);
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawn {
-    fn execute(&self, future: F) {
-        self.0.detach("http2", future);
-    }
 }
 
 impl Apps {
