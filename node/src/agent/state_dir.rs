@@ -361,7 +361,9 @@ mod tests {
     fn one_process_at_a_time() {
         let folder = private_dir();
         let first = StateDir::open(&folder.path().join("state")).unwrap();
-        assert_eq!(StateDir::open(first.path()).unwrap_err().code, "state_in_use");
+        let refused = StateDir::open(first.path()).unwrap_err();
+        assert_eq!(refused.code, "state_in_use");
+        assert!(crate::error::CODES.iter().any(|row| row.0 == refused.code));
         let path = first.path().to_path_buf();
         drop(first);
         StateDir::open(&path).unwrap();
