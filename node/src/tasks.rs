@@ -3,7 +3,9 @@
 #![expect(clippy::disallowed_methods, reason = "this is the place that spawns for everybody else")]
 
 pub mod apart;
+mod pulse;
 
+use self::pulse::Pulse;
 use crate::lock::lock;
 use std::{
     collections::BTreeMap,
@@ -38,6 +40,7 @@ struct Shared {
     tracker: TaskTracker,
     /// How often tasks of each name panicked.
     panics: Mutex<BTreeMap<&'static str, u64>>,
+    pulse: Pulse,
 }
 
 /// The death of a critical task, which ended the node.
@@ -113,6 +116,7 @@ impl Tasks {
             failure: OnceLock::new(),
             tracker: TaskTracker::new(),
             panics: Mutex::default(),
+            pulse: Pulse::default(),
         };
         Tasks { shared: Arc::new(shared) }
     }
@@ -182,14 +186,37 @@ impl Tasks {
         F: Future<Output = ()>,
     {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let tasks = self.clone();
-        std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
+        let (tasks, thread) = (self.clone(), format!("{name}-{index}"));
+        let beat = self.shared.pulse.join(thread.clone());
+        std::thread::Builder::new().name(thread).spawn(move || {
+            let turning = tasks.clone();
             let end = Watch { tasks, name, critical: true, told: None, ending: Ending::Dropped };
             // The future is made inside the runtime, so that it may open sockets and spawn.
             // Boxed, or its code is compiled once for each way in which a runtime polls.
-            let main: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move { end.over(main()).await });
+            let main: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+                turning.detach("pulse", beat.run());
+                end.over(main()).await;
+            });
             runtime.block_on(main);
         })
+    }
+
+    /// Looks from the current runtime, until the node stops, whether the workers' threads turn: [`Tasks::stuck`] tells.
+    pub fn watch_workers(&self) {
+        let tasks = self.clone();
+        self.critical("pulse", async move { tasks.shared.pulse.watch(tasks.stopping()).await });
+    }
+
+    /// The workers that do not turn, by the names of their threads: what they carry hangs, though the rest of the node goes on.
+    #[must_use]
+    pub fn stuck(&self) -> watch::Receiver<Vec<String>> {
+        self.shared.pulse.stuck()
+    }
+
+    /// Calls these workers stuck.
+    #[cfg(test)]
+    pub(crate) fn say_stuck(&self, workers: &[&str]) {
+        self.shared.pulse.tell(workers.iter().map(ToString::to_string).collect());
     }
 
     /// Begins the node's end: from now on no task's end is a failure.

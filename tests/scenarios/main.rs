@@ -53,6 +53,7 @@ mod tokens;
 mod tracing;
 mod transport;
 mod trial;
+mod workers;
 mod workload;
 
 use harness::{

@@ -283,6 +283,7 @@ impl Agent {
     /// What this node itself finds wrong: disk, certificates, services without a grant; worst first.
     pub fn troubles(&self) -> Vec<Error> {
         let mut troubles: Vec<Error> = self.inner.sync.world.fatal().into_iter().collect();
+        troubles.extend(self.stuck_workers());
         troubles.extend(self.inner.store.trouble());
         let (facts, now) = (self.identity(), self.now());
         if facts.ca_not_after <= now {
@@ -310,10 +311,11 @@ impl Agent {
         troubles
     }
 
-    /// Whether identity, policy and listeners are there.
+    /// Whether identity, policy and listeners are there, and every data worker turns.
     pub fn ready(&self) -> bool {
         let own_leaf = self.identity().leafs.iter().any(|leaf| leaf.not_after > self.now());
-        self.inner.listening.load(Relaxed) && !self.draining() && own_leaf && self.inner.sync.world.fatal().is_none()
+        let serves = self.inner.listening.load(Relaxed) && !self.draining() && self.stuck_workers().is_none();
+        serves && own_leaf && self.inner.sync.world.fatal().is_none()
     }
 
     /// Says that all listeners are open, or about to close.

@@ -247,6 +247,11 @@ pub const KNOWN: &[Known] = &[
         "this build cannot read a policy of who may call, and nothing older stands in its place: what it may select is closed",
         "run the version for which it was written, or push one that this version reads",
     ),
+    critical(
+        "worker_stuck",
+        "a thread that carries requests does not turn: what it has hangs, the node is not ready, and its endpoints are unhealthy",
+        "restart the node (systemd does so by itself after 30 s), and report it with the stacks of its threads",
+    ),
 ];
 
 /// How bad what has this code is.

@@ -269,9 +269,12 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if admin.agent.ready() {
         return "ready\n".into_response();
     }
-    let why = match admin.agent.draining() {
-        true => "not ready: drained\n",
-        false => "not ready: identity, policy or listeners are missing\n",
+    let why = if admin.agent.draining() {
+        "not ready: drained\n"
+    } else if admin.agent.stuck_workers().is_some() {
+        "not ready: a data worker is stuck\n"
+    } else {
+        "not ready: identity, policy or listeners are missing\n"
     };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }

@@ -91,6 +91,17 @@ impl Agent {
         of_doors.chain(&outside).chain(&*tls).chain(&captured).map(told).collect()
     }
 
+    /// Data workers that do not turn.
+    pub(in crate::agent) fn stuck_workers(&self) -> Option<Error> {
+        let stuck = self.inner.sync.tasks.stuck();
+        let names = stuck.borrow().join(", ");
+        (!names.is_empty()).then(|| {
+            let message = format!("{names} does not turn: what it carries hangs, and others send nothing here");
+            let hint = "restart the node; it is a defect, or the machine holds the thread up: report it with the stacks of its threads";
+            fail("worker_stuck", message, hint)
+        })
+    }
+
     /// The mesh address that others are told, where nobody configured it and it leads them nowhere.
     pub(super) fn address_trouble(&self) -> Option<Error> {
         let view = self.view();

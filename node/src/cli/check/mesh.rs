@@ -51,6 +51,7 @@ const PROBLEMS: &[(&str, &str)] = &[
     ("task_panicked", "node.tasks"),
     ("unhealthy_service", "services.local"),
     ("unreadable", "mesh.conflicts"),
+    ("worker_stuck", "node.tasks"),
 ];
 
 /// Everything that is asked.

@@ -64,6 +64,7 @@ fn bad() -> Said {
         ("storage_full", "critical"),
         ("task_panicked", "degraded"),
         ("unhealthy_service", "degraded"),
+        ("worker_stuck", "critical"),
         ("something_new", "critical"),
     ];
     let problems =
