@@ -44,6 +44,8 @@ pub(super) enum Look {
     Limits,
     /// Endpoints that are left out because they fail.
     Outliers,
+    /// What needs attention at any node that answers.
+    Concerns,
     /// Where requests go.
     Routes,
     /// What runs beside this node.
@@ -69,6 +71,7 @@ impl Look {
             Self::Endpoints(_) => "endpoints",
             Self::Limits => "limits",
             Self::Outliers => "outliers",
+            Self::Concerns => "concerns",
             Self::Routes => "routes",
             Self::Identities => "identities",
             Self::Mesh => "mesh",
@@ -79,10 +82,10 @@ impl Look {
 }
 
 impl Look {
-    /// Whether the answer counts what happens all the time.
+    /// Whether it must be asked again and again: the answer counts what happens all the time, or is of other nodes.
     pub(super) fn is_counted(&self) -> bool {
         match self {
-            Self::Limits => true,
+            Self::Limits | Self::Concerns => true,
             Self::Status
             | Self::Members { .. }
             | Self::Member(_)
@@ -114,6 +117,7 @@ impl Admin {
             Look::Endpoints(of) => value(&self.endpoints(of.as_ref())),
             Look::Limits => value(&self.limits()),
             Look::Outliers => value(&self.outliers()),
+            Look::Concerns => value(&*self.concerns().await),
             Look::Routes => value(&super::routes::rows(&self.agent.state())),
             Look::LocalServices => value(&self.local_services()),
             Look::Identities => value(&self.identities()),

@@ -139,7 +139,7 @@ fn looking() -> Router<Admin> {
         .route("/v1/limits", get(|admin, watch| answer(admin, watch, Look::Limits)))
         .route("/v1/outliers", get(|admin, watch| answer(admin, watch, Look::Outliers)))
         .route("/v1/traffic", get(|State(admin): State<Admin>| async move { Json((*admin.traffic().await).clone()) }))
-        .route("/v1/concerns", get(|State(admin): State<Admin>| async move { Json((*admin.concerns().await).clone()) }))
+        .route("/v1/concerns", get(|admin, watch| answer(admin, watch, Look::Concerns)))
         .route("/v1/routes", get(|admin, watch| answer(admin, watch, Look::Routes)))
         .route("/v1/explain", get(explain))
         .route("/v1/events", get(events))
