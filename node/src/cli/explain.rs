@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    agent::admin::api::Explanation,
+    agent::admin::api::{Candidate, Explanation},
     cli::{
         client::{self, segment},
         context::Context,
@@ -55,7 +55,8 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
     let mut text = lines(explained);
     if !explained.endpoints.is_empty() {
         text.push('\n');
-        text.push_str(&ctx.output.render(&table(explained)));
+        let several = explained.destinations.len() > 1;
+        text.push_str(&ctx.output.render(&table(&explained.endpoints, several)));
     }
     text
 }
@@ -113,10 +114,9 @@ fn lines(explained: &Explanation) -> String {
     text
 }
 
-fn table(explained: &Explanation) -> Table {
-    let mut table = Table::new(&["ENDPOINT", "ADDRESS", "CLUSTER", "STATE", "REASON"]);
-    let several = explained.destinations.len() > 1;
-    for endpoint in &explained.endpoints {
+fn table(endpoints: &[Candidate], several: bool) -> Table {
+    let mut table = Table::new(&["ENDPOINT", "ADDRESS", "CLUSTER", "STATE", "MODE", "REASON"]);
+    for endpoint in endpoints {
         let (state, tone) = if endpoint.candidate { ("candidate", Tone::Good) } else { ("out", Tone::Doubt) };
         let cell = |text: &str| (text.to_owned(), Tone::Plain);
         table.toned([
@@ -125,6 +125,7 @@ fn table(explained: &Explanation) -> Table {
             // Of one destination it stands above.
             cell(if several { &endpoint.cluster } else { "" }),
             (state.to_owned(), tone),
+            cell(&endpoint.mutual_tls),
             cell(&endpoint.reason),
         ]);
     }
@@ -134,7 +135,7 @@ fn table(explained: &Explanation) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::admin::api::Explanation;
+    use crate::cli::output::{Format, Output};
     use serde_json::{Value, json};
 
     fn told(more: Value) -> String {
@@ -169,6 +170,18 @@ mod tests {
         };
         let judged = |endpoints: Value| told(json!({"endpoints": endpoints})).contains("authorization");
         assert!(!judged(json!([endpoint(false)])) && judged(json!([endpoint(false), endpoint(true)])));
+    }
+
+    #[test]
+    fn each_endpoint_has_the_mode_of_its_port() {
+        let endpoint: Candidate = serde_json::from_value(json!({
+            "id": "a/shop/cart", "address": "10.0.0.5:80", "port": 80, "labels": {}, "weight": 1, "cluster": "c", "candidate": true,
+            "reason": "", "authorization": {"verdict": "allow", "document": null, "rule": null, "note": null},
+            "mutual_tls": "PERMISSIVE",
+        }))
+        .unwrap();
+        let text = Output::new(Format::Table).render(&table(&[endpoint], false));
+        assert!(text.contains("MODE") && text.contains("PERMISSIVE"), "{text}");
     }
 
     #[test]

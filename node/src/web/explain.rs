@@ -160,7 +160,7 @@ fn candidates(all: &[Candidate], linked: bool) -> Markup {
         table.cards {
             thead { tr {
                 th scope="col" { "Endpoint" } th scope="col" { "May be chosen" } th scope="col" { "Why not" }
-                th scope="col" { "Lets it in" } th scope="col" { "Cluster" }
+                th scope="col" { "Lets it in" } th scope="col" { "Mode" } th scope="col" { "Cluster" }
             } }
             tbody {
                 @for endpoint in all {
@@ -169,6 +169,7 @@ fn candidates(all: &[Candidate], linked: bool) -> Markup {
                         td data-label="May be chosen" { (words::state(if endpoint.candidate { "candidate" } else { "out" })) }
                         td data-label="Why not" { (endpoint.reason) }
                         td data-label="Lets it in" { (verdict(&endpoint.authorization, linked)) }
+                        td data-label="Mode" { (endpoint.mutual_tls) }
                         td data-label="Cluster" { code { (endpoint.cluster) } }
                     }
                 }

@@ -13,15 +13,15 @@ use policy::{
 };
 use serde_json::Value;
 
-use super::{Admin, answers::encoded, api, error::Error, past, rfc3339};
+use super::{Admin, answers::encoded, api, error::Error, look::Documents, past, rfc3339};
 
 impl Admin {
-    /// The documents in effect, or those of one kind.
-    pub(crate) fn documents(&self, kind: Option<Kind>) -> Vec<api::Document> {
+    /// The documents in effect, or some of them.
+    pub(crate) fn documents(&self, of: &Documents) -> Vec<api::Document> {
         let state = self.agent.state();
         state
             .effective()
-            .filter(|(id, _)| kind.is_none_or(|kind| id.kind == kind))
+            .filter(|(id, _)| of.include(id))
             .map(|(id, value)| summary(id, value))
             .collect()
     }

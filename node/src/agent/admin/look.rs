@@ -12,8 +12,8 @@ use certs::{
     trust::root_id,
     verify::{anchor, describe},
 };
-use policy::{Kind, route::Addressed};
-use serde::Serialize;
+use policy::{DocumentId, Kind, route::Addressed};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Admin, api, error::Error, past::LogFilter, rfc3339};
@@ -54,10 +54,27 @@ pub(super) enum Look {
     Identities,
     /// What operators need.
     Mesh,
-    /// The documents in effect, or those of one kind.
-    Documents(Option<Kind>),
+    /// The documents in effect, or some of them.
+    Documents(Documents),
     /// What was pushed, newest first.
     Log(LogFilter),
+}
+
+/// Which documents; all where it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+pub(crate) struct Documents {
+    /// Of this kind only.
+    kind: Option<Kind>,
+    /// Of this namespace only.
+    namespace: Option<String>,
+}
+
+impl Documents {
+    /// Whether it is one of these.
+    pub(super) fn include(&self, id: &DocumentId) -> bool {
+        let is_of = |namespace: &String| *namespace == id.namespace;
+        self.kind.is_none_or(|kind| id.kind == kind) && self.namespace.as_ref().is_none_or(is_of)
+    }
 }
 
 impl Look {
@@ -122,7 +139,7 @@ impl Admin {
             Look::LocalServices => value(&self.local_services()),
             Look::Identities => value(&self.identities()),
             Look::Mesh => value(&self.mesh()),
-            Look::Documents(kind) => value(&self.documents(*kind)),
+            Look::Documents(of) => value(&self.documents(of)),
             Look::Log(filter) => value(&self.log(filter).await?),
         }
     }

@@ -19,7 +19,7 @@ use super::{
     Admin, Door, answers, api,
     error::{Body, Error},
     events, guard,
-    look::Look,
+    look::{Documents, Look},
     metrics,
     past::LogFilter,
     serve::EACH,
@@ -52,10 +52,6 @@ struct Members {
     reach: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct OfKind {
-    kind: Option<policy::Kind>,
-}
 
 impl Members {
     const fn look(&self) -> Look {
@@ -147,7 +143,7 @@ fn looking() -> Router<Admin> {
         .route("/v1/identities", get(|admin, watch| answer(admin, watch, Look::Identities)))
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
         .route("/v1/ca/settled", get(Admin::settled))
-        .route("/v1/policy", get(|admin, watch, Query(OfKind { kind })| answer(admin, watch, Look::Documents(kind))))
+        .route("/v1/policy", get(|admin, watch, Query(of): Query<Documents>| answer(admin, watch, Look::Documents(of))))
         .route("/v1/policy/log", get(log))
         .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().await }))
         .route("/v1/policy/conflicts", get(Admin::conflicts))
