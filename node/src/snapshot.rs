@@ -34,7 +34,7 @@ use policy::{
 use tokio::sync::watch;
 
 pub use candidates::{Candidates, Carries, NoCluster, Out};
-pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
+pub use circuits::{Circuit, Circuits, Outlets, Standing, StaysIn, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
 pub use foreign::{Foreign, ForeignServices, Instance, Outside};
@@ -408,6 +408,10 @@ impl Registry for Services {
 
     fn labels_exist(&self, service: &ServiceName, labels: &BTreeMap<String, String>) -> bool {
         self.get(service).is_some_and(|service| service.endpoints.iter().any(|endpoint| endpoint.has_labels(labels)))
+    }
+
+    fn endpoints(&self, service: &ServiceName, labels: &BTreeMap<String, String>) -> Option<usize> {
+        Some(self.get(service)?.endpoints.iter().filter(|endpoint| endpoint.has_labels(labels)).count())
     }
 
     /// Every workload registers, so what is not among them is not there. Credentials are each node's own.

@@ -94,6 +94,7 @@ codes! {
     REPEATED_HOST = "SKN0231", "Two of the hosts mean the same service.";
     FAILOVER_IDLE = "SKN0233", "Failover is set without outlier detection: nothing fails over.";
     DELEGATE_MISSING = "SKN0234", "The VirtualService that a rule delegates to does not exist, has hosts or is not exported to it.";
+    EJECTS_NOBODY = "SKN0235", "No endpoint is ever ejected: maxEjectionPercent (10 where it is left out) is less than one of them.";
 
     UNKNOWN_HOST = "SKN0301", "Neither the mesh nor the push defines the destination's host.";
     UNKNOWN_SUBSET = "SKN0302", "Neither the mesh nor the push defines the destination's subset.";

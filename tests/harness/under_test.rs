@@ -39,7 +39,9 @@ extern "C" fn hang(_: libc::c_int) {
 }
 
 fn main() -> std::process::ExitCode {
-    for (signal, handler) in [(Signal::SIGUSR1, SigHandler::Handler(go_on)), (Signal::SIGUSR2, SigHandler::Handler(hang))] {
+    for (signal, handler) in
+        [(Signal::SIGUSR1, SigHandler::Handler(go_on)), (Signal::SIGUSR2, SigHandler::Handler(hang))]
+    {
         let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
         #[expect(unsafe_code, reason = "handlers of signals are unsafe by their interface")]
         // SAFETY: the handlers touch an atomic and ask the kernel, nothing else.

@@ -157,7 +157,8 @@ impl Local {
                 std::mem::replace(&mut *stuck, since).is_some()
             };
             if is_stuck || was_stuck {
-                let message = if is_stuck { format!("{names} does not turn") } else { "every data worker turns".into() };
+                let message =
+                    if is_stuck { format!("{names} does not turn") } else { "every data worker turns".into() };
                 self.events.note(now, event::Kind::WorkerStuck, &self.node, message);
                 self.publish().await;
             }

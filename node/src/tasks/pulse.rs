@@ -133,8 +133,8 @@ mod tests {
         let (leave, left) = tokio::sync::oneshot::channel::<()>();
         let hangs = move || async move {
             // What a worker must never do.
-            drop(held.recv());
-            drop(left.await);
+            let _ = held.recv();
+            let _ = left.await;
         };
         let thread = tasks.worker("worker", 0, hangs).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -149,7 +149,7 @@ fn tiles(seen: &Seen<'_>, now: Millis) -> Markup {
                     &format!("{} led nowhere; {}", words::share(flow.failed, flow.opened), words::bytes_rate(flow.bytes_rate()))))
             }
             (tile("#out", "Ejected", &seen.concerns.ejected.len().to_string(), !seen.concerns.ejected.is_empty(),
-                &format!("endpoints, by {} of this node", seen.outliers.len())))
+                &format!("endpoints, by {} of this node", seen.outliers.iter().filter(|one| one.spared_by.is_none()).count())))
             (tile("/policy", "Policy", status.policy.digest.get(..8).unwrap_or_default(), !status.policy.stale.is_empty(), &spread(status)))
             (tile("/nodes", "Node CA ends in", &words::until(&status.certificates.node_ca_expires, now), false,
                 &format!("leaf in {}; enrollers alive: {}", words::until(&status.certificates.leaf_expires, now), status.certificates.enrollers)))
@@ -219,22 +219,26 @@ fn failing(seen: &Seen<'_>) -> Markup {
     }
 }
 
-/// Endpoints that this node does without.
+/// Endpoints that fail for this node, whether it does without them or not.
 pub(super) fn out(outliers: &[Outlier]) -> Markup {
     html! {
         @if !outliers.is_empty() {
-            h2 { "Ejected endpoints" }
+            h2 { "Endpoints that fail" }
             table.cards {
                 thead { tr {
-                    th scope="col" { "Endpoint" } th scope="col" { "Caller" } th scope="col" { "Why" }
+                    th scope="col" { "Endpoint" } th scope="col" { "State" } th scope="col" { "Caller" } th scope="col" { "Why" }
                     th scope="col" { "Back at" } th scope="col" { "Reported by" }
                 } }
                 tbody {
                     @for outlier in outliers {
                         tr {
                             th scope="row" { (outlier.endpoint) }
+                            td data-label="State" { (words::state(&outlier.state)) }
                             td data-label="Caller" { (outlier.caller) }
-                            td data-label="Why" { code { (outlier.reason) } " ×" (outlier.times) }
+                            td data-label="Why" {
+                                code { (outlier.reason) } " ×" (outlier.times)
+                                @if let Some(why) = &outlier.spared_by { "; " (why) }
+                            }
                             td data-label="Back at" { time datetime=(outlier.until) { (words::when(&outlier.until)) } }
                             td data-label="Reported by" { (outlier.witnesses.join(", ")) }
                         }

@@ -2,6 +2,7 @@
 
 mod authorization;
 mod cover;
+mod ejection;
 mod entries;
 mod entry;
 mod facts;

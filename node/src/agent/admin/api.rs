@@ -377,22 +377,25 @@ pub struct Limit {
     pub refused: u64,
 }
 
-/// One of `GET /v1/outliers`: an endpoint that a caller of the answering node does without.
+/// One of `GET /v1/outliers`: an endpoint that fails for a caller of the answering node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outlier {
     /// `NAMESPACE/NAME`.
     pub service: String,
     /// `NODE/NAMESPACE/NAME[/INSTANCE]`.
     pub endpoint: String,
-    /// `ejected`.
+    /// `ejected`: the caller does without it. `spared`: it is used all the same, because no further one may be out.
     pub state: String,
     /// The field of `outlierDetection` whose limit it met.
     pub reason: String,
+    /// Why it is not ejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spared_by: Option<String>,
     /// Nodes that report it, too.
     pub witnesses: Vec<String>,
-    /// It returns at the first sweep from then on, RFC 3339.
+    /// It returns at the first sweep from then on, or is no longer called spared unless it meets the limit again; RFC 3339.
     pub until: String,
-    /// Who does without it: `NAMESPACE/NAME[/INSTANCE]`.
+    /// Who calls it: `NAMESPACE/NAME[/INSTANCE]`.
     pub caller: String,
     /// Envoy's name of the cluster: `outbound|PORT|SUBSET|HOST`.
     pub cluster: String,

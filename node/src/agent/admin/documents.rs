@@ -19,11 +19,7 @@ impl Admin {
     /// The documents in effect, or some of them.
     pub(crate) fn documents(&self, of: &Documents) -> Vec<api::Document> {
         let state = self.agent.state();
-        state
-            .effective()
-            .filter(|(id, _)| of.include(id))
-            .map(|(id, value)| summary(id, value))
-            .collect()
+        state.effective().filter(|(id, _)| of.include(id)).map(|(id, value)| summary(id, value)).collect()
     }
 
     /// A document in effect.

@@ -92,6 +92,11 @@ pub const KNOWN: &[Known] = &[
     ),
     degraded("draining", "the node is drained: its services get no new requests", "`skein drain --undo`"),
     degraded(
+        "endpoint_spared",
+        "an endpoint fails and is used all the same: `maxEjectionPercent` lets none, or no further one, of its cluster go out",
+        "write a `maxEjectionPercent` by which one can go out, e.g. 100: without one it is 10, and ejects nobody of fewer than ten endpoints",
+    ),
+    degraded(
         "enroller_early",
         "the enroller's CA is under a root that is not in use yet: a change of the root broke off",
         "`skein ca rotate advance`; or, to give the change up, `skein ca renew NODE`",

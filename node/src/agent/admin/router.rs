@@ -52,7 +52,6 @@ struct Members {
     reach: bool,
 }
 
-
 impl Members {
     const fn look(&self) -> Look {
         Look::Members { all: self.all, reach: self.reach }

@@ -41,6 +41,7 @@ impl Admin {
         problems.extend(long_chain(state.role_set_bytes));
         problems.extend(state.conflicts.iter().map(|one| conflict(state, one)));
         problems.extend(self.unhealthy());
+        problems.extend(self.spared());
         problems.extend(self.without_keys(&snapshot));
         problems.extend(self.agent.draining().then(drained));
         problems.extend(self.tasks.panics().into_iter().map(panicked));
@@ -301,7 +302,7 @@ fn gateways(doors: &Doors) -> Vec<api::OpenGateway> {
     doors.open.iter().map(one).collect()
 }
 
-fn problem(code: &str, message: String, hint: &str) -> Problem {
+pub(super) fn problem(code: &str, message: String, hint: &str) -> Problem {
     let severity = problems::severity(code);
     Problem { code: code.to_owned(), message, hint: hint.to_owned(), severity }
 }

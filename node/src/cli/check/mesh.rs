@@ -36,6 +36,7 @@ const PROBLEMS: &[(&str, &str)] = &[
     ("clock_", "clock.drift"),
     ("conflict", "mesh.conflicts"),
     ("draining", "node.draining"),
+    ("endpoint_spared", "services.ejected"),
     ("enroller_", "trust.enroller_ca"),
     ("members_missing", "mesh.members"),
     ("mesh_nearly_full", "mesh.size"),
@@ -300,7 +301,8 @@ impl Said {
         let called = self.services.iter().filter(|service| !service.ports.is_empty());
         let dead: Vec<String> = called.filter(|service| service.healthy == 0 && !service.by_name).map(name).collect();
         let panic: Vec<String> = self.services.iter().filter(|service| service.panic).map(name).collect();
-        let mut ejected: Vec<String> = self.outliers.iter().map(|outlier| outlier.endpoint.clone()).collect();
+        let out = self.outliers.iter().filter(|outlier| outlier.spared_by.is_none());
+        let mut ejected: Vec<String> = out.map(|outlier| outlier.endpoint.clone()).collect();
         ejected.dedup();
         let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for edge in &self.traffic.edges {

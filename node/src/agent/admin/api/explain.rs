@@ -139,7 +139,7 @@ pub struct Candidate {
     pub cluster: String,
     /// Whether it may be chosen.
     pub candidate: bool,
-    /// Why it may not; empty if it may.
+    /// Why it may not, or what else is to be said of it: that it fails and is spared, or is used in a panic. Empty if nothing is.
     pub reason: String,
     /// Whether it lets the caller in.
     pub authorization: Authorization,

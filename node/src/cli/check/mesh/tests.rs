@@ -52,6 +52,7 @@ fn bad() -> Said {
         ("clock_drift", "degraded"),
         ("conflict", "degraded"),
         ("draining", "degraded"),
+        ("endpoint_spared", "degraded"),
         ("enroller_old", "degraded"),
         ("members_missing", "degraded"),
         ("mesh_nearly_full", "degraded"),
