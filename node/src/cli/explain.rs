@@ -18,6 +18,7 @@ use crate::{
 #[command(after_help = "Examples:
   skein explain http://reviews:9080/reviews/0 -H 'end-user: jason'
   skein explain --from shop/web -X POST http://cart.shop/items --node web-1
+  skein explain --gateway shop/public https://shop.example.com/cart --node edge-1
   skein explain tcp://db.shop:5432
   skein explain tls://web.shop:443 --sni www.example.com")]
 pub struct Args {
@@ -27,6 +28,9 @@ pub struct Args {
     /// Who calls [default: the service that speaks at the node's outbound port]
     #[arg(long, value_name = "NS/SA")]
     from: Option<String>,
+    /// It comes in from outside the mesh where this Gateway opens the URL's port; the asked node must be one that does
+    #[arg(long, value_name = "NS/NAME", conflicts_with = "from")]
+    gateway: Option<String>,
     /// The method
     #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
     method: String,
@@ -42,6 +46,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut path = format!("/v1/explain?url={}&method={}", segment(&args.url), segment(&args.method));
     let more = args.from.iter().map(|from| ("from", from)).chain(args.header.iter().map(|header| ("header", header)));
+    let more = more.chain(args.gateway.iter().map(|name| ("gateway", name)));
     for (name, value) in more.chain(args.sni.iter().map(|name| ("sni", name))) {
         // Writing to a string does not fail.
         let _ = write!(path, "&{name}={}", segment(value));
@@ -70,6 +75,10 @@ fn lines(explained: &Explanation) -> String {
     };
     let unknown = if explained.from.known { "" } else { " (no endpoint known here runs under it)" };
     row("from", &format!("{}{unknown}", explained.from.account));
+    if let Some(gateway) = &explained.gateway {
+        let (name, port) = (&gateway.name, gateway.port);
+        row("gateway", &format!("{name}, port {port}; policies and limits of the gateway itself are not asked"));
+    }
     let called = explained.service.as_deref().or(explained.virtual_host.as_deref());
     row("service", called.unwrap_or("-"));
     let line = explained.line.map(|line| format!(", line {line} of its file")).unwrap_or_default();

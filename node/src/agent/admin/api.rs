@@ -24,7 +24,7 @@ pub use captures::{Capture, Inbound};
 pub use concerns::{CertificatesOf, Concerns, EjectedBy, ProblemAt};
 pub use connections::NodeConnections;
 pub use events::Event;
-pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
+pub use explain::{Answer, Ask, AtGateway, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal, Signed};
 pub use listeners::{OpenGateway, Plaintext};
 pub use mesh::{Key, KnownNode, Mesh};
@@ -414,6 +414,12 @@ pub struct Route {
     pub rule: String,
     /// What happens: destinations with weights, a redirect, an answer.
     pub action: String,
+    /// Where the document's rules are looked at: `mesh`, which is callers in the mesh, and Gateways, `NAMESPACE/NAME`.
+    #[serde(default)]
+    pub gateways: Vec<String>,
+    /// The namespaces of callers for whom it counts; `*` is all.
+    #[serde(default)]
+    pub export_to: Vec<String>,
 }
 
 /// `POST /v1/ca/request`: a request for a node's enroller CA, and what its certificate must say.

@@ -2,6 +2,7 @@
 
 mod authorization;
 mod connection;
+mod gateway;
 mod question;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
@@ -24,13 +25,14 @@ use crate::{
 
 impl Admin {
     /// `GET /v1/explain?url=URL[&method=METHOD][&from=NS/SA][&header=NAME:VALUE]...`, where a URL of `tcp` or `tls` asks about a
-    /// connection.
+    /// connection; with `&gateway=NS/NAME` about a request of a client outside the mesh that comes in there.
     pub(crate) fn explain(&self, query: &str) -> Result<api::Explanation, Error> {
         let question = Question::read(query)?;
         let snapshot = self.agent.snapshot();
-        let (source, known) = match &question.from {
-            Some(account) => source(&snapshot, account),
-            None => (self.own_source()?, true),
+        let (source, known) = match (&question.gateway, &question.from) {
+            (Some(gateway), _) => (gateway::source(&snapshot, &self.agent.config(), gateway)?, true),
+            (None, Some(account)) => source(&snapshot, account),
+            (None, None) => (self.own_source()?, true),
         };
         let mut explained = explanation(&snapshot, &self.agent.config(), &question, &source);
         explained.from.known = known;
@@ -86,6 +88,7 @@ fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source
         endpoints: Vec::new(),
         destinations: Vec::new(),
         answer: None,
+        gateway: None,
         path: None,
         from: api::Caller { account: source.account.to_string(), labels: source.labels.clone(), known: false },
         node: snapshot.node.clone(),
@@ -108,17 +111,22 @@ fn explain_request(judge: Judge<'_>, question: &Question, explained: &mut api::E
             return;
         }
     };
+    let is_tls = question.uri.scheme_str() == Some("https");
     let request = Request {
         method: &question.method,
         uri: normal.as_ref().unwrap_or(&question.uri),
         authority: &question.authority,
-        scheme: "http",
+        scheme: if is_tls { "https" } else { "http" },
         headers: &question.headers,
         source,
         fixed: None,
         token: None,
         own_port: None,
     };
+    if let Some(name) = &question.gateway {
+        let port = question.uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        return gateway::explain(judge, name, &request, port, explained);
+    }
     match route::route(&snapshot.compiled, &*snapshot.services, &request) {
         Ok(routed) => explain_route(&Asked { judge, request: &request, routed: &routed }, explained),
         Err(no_route) => {

@@ -37,6 +37,9 @@ pub struct Explanation {
     pub destinations: Vec<Target>,
     /// The answer where no endpoint gives it; none if one does.
     pub answer: Option<Answer>,
+    /// Where it comes in, of a client outside the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<AtGateway>,
     /// Path and query after the rewrite.
     pub path: Option<String>,
     /// The caller as it was taken.
@@ -51,6 +54,15 @@ impl Explanation {
     pub fn is_judged(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.candidate) || self.authorization.verdict != "allow"
     }
+}
+
+/// Where a client's request comes in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtGateway {
+    /// The Gateway, `NAMESPACE/NAME`.
+    pub name: String,
+    /// The port as documents name it.
+    pub port: u16,
 }
 
 /// One destination of a route.
