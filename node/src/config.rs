@@ -257,7 +257,7 @@ pub struct Check {
     pub probe: Probe,
     /// Whom it asks: the target of one port; where each port is asked, the first one's.
     pub target: SocketAddr,
-    /// What that port speaks: an HTTP check speaks the same.
+    /// What is spoken there: an HTTP check speaks the same.
     pub protocol: Protocol,
     /// Time between two checks.
     pub interval: Duration,

@@ -20,6 +20,7 @@ mod gateway_grpc;
 mod gateway_policy;
 mod gateway_tls;
 mod groups;
+mod health;
 mod history;
 mod identity;
 mod istio;

@@ -172,6 +172,7 @@ pub(super) struct Check {
     pub(super) grpc: Option<Text>,
     pub(super) tcp: Option<Spanned<bool>>,
     pub(super) port: Option<Spanned<i64>>,
+    pub(super) target: Option<Text>,
     pub(super) timeout: Option<Text>,
     pub(super) interval: Option<Text>,
     pub(super) rise: Option<Spanned<i64>>,

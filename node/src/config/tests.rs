@@ -265,6 +265,17 @@ fn a_check_asks_each_port_or_the_one_that_it_names() {
     assert_eq!(check("check = { http = \"/ready\" }\n").target, first);
     let one = check("check = { port = 80 }\n");
     assert_eq!((one.probe, one.target), (Probe::Tcp, first));
+    let elsewhere = check("check = { http = \"/health\", target = \"127.0.0.1:8081\" }\n");
+    assert_eq!((elsewhere.target, elsewhere.protocol), (([127, 0, 0, 1], 8081).into(), Protocol::Http));
+    assert_eq!(check("check = { target = \"127.0.0.1:8081\" }\n").probe, Probe::Tcp);
+    for bad in ["port = 80, target = \"127.0.0.1:8081\"", "target = \"127.0.0.1:0\"", "target = \"8081\""] {
+        refused(&text(&format!("check = {{ {bad} }}\n")));
+    }
+    let mut again =
+        parse(&text("check = { http = \"/health\", target = \"127.0.0.1:8081\" }\n")).unwrap().services.remove(0);
+    let written = service_to_toml(&again);
+    again = service_from_toml(Path::new("again"), &written).unwrap();
+    assert_eq!(again.check, Some(elsewhere), "{written}");
     let (line, _, message) = refused(&text("check = { port = 81 }\n"));
     assert!(line == 7 && message.contains("no port 81"), "{line}: {message}");
     assert!(refused(&text("check = { port = 80, timeout = \"1ms\" }\n")).2.contains("out of range"));
