@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    agent::admin::api::{Candidate, Explanation},
+    agent::admin::api::{Candidate, Effective, Explanation},
     cli::{
         client::{self, segment},
         context::Context,
@@ -93,6 +93,9 @@ fn lines(explained: &Explanation) -> String {
     }
     for target in &explained.destinations {
         row("destination", &format!("{}% to {}", target.percent, target.cluster));
+        if let Some(rule) = &target.destination_rule {
+            row("", &balanced(rule));
+        }
     }
     if let Some(retries) = &explained.retries {
         row("retries", &format!("{} on {}", retries.attempts, retries.on));
@@ -121,6 +124,17 @@ fn lines(explained: &Explanation) -> String {
         row("answer", &format!("{status}{flag}: {}", answer.reason));
     }
     text
+}
+
+/// What DestinationRules come to, in a line.
+fn balanced(rule: &Effective) -> String {
+    let by = if rule.documents.is_empty() { "no DestinationRule".to_owned() } else { rule.documents.join(", ") };
+    let outliers = match &rule.outlier_detection {
+        Some(detection) => format!("ejects up to {}%", detection.max_ejection_percent),
+        None => "ejects nobody".to_owned(),
+    };
+    let tls = rule.tls.as_ref().map(|mode| format!(", tls {mode}")).unwrap_or_default();
+    format!("{} by {by}; {outliers}{tls}", rule.load_balancer)
 }
 
 fn table(endpoints: &[Candidate], several: bool) -> Table {

@@ -118,7 +118,15 @@ pub(super) fn answer(explained: &Explanation, linked: bool) -> Markup {
                     // It came to no route.
                     (None, None) => {}
                 }
-                @for target in &explained.destinations { dt { "Goes to" } dd { (target.percent) " % " code { (target.cluster) } } }
+                @for target in &explained.destinations {
+                    dt { "Goes to" } dd {
+                        (target.percent) " % " code { (target.cluster) }
+                        @if let Some(rule) = &target.destination_rule {
+                            ", " (rule.load_balancer)
+                            @for document in &rule.documents { " by " (link(words::document_path(document), document)) }
+                        }
+                    }
+                }
                 @if let Some(path) = &explained.path { dt { "Path" } dd { code { (path) } } }
                 @if let Some(retries) = &explained.retries {
                     dt { "Retries" } dd { (retries.attempts) " on " (retries.on) }

@@ -24,7 +24,10 @@ pub use captures::{Capture, Inbound};
 pub use concerns::{CertificatesOf, Concerns, EjectedBy, ProblemAt};
 pub use connections::NodeConnections;
 pub use events::Event;
-pub use explain::{Answer, Ask, AtGateway, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
+pub use explain::{
+    Answer, Ask, AtGateway, Authorization, Caller, Candidate, Effective, Ejections, Explanation, Fault, PoolSizes,
+    Retries, Target,
+};
 pub use history::{Audit, HeardHead, Missing, Proposal, Signed};
 pub use listeners::{OpenGateway, Plaintext};
 pub use mesh::{Key, KnownNode, Mesh};

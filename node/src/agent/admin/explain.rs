@@ -2,6 +2,7 @@
 
 mod authorization;
 mod connection;
+mod effective;
 mod gateway;
 mod question;
 
@@ -227,14 +228,15 @@ impl Forwarding<'_> {
         for (index, one) in destinations.iter().enumerate() {
             let namespace = self.judge.source.namespace.as_str();
             let port = one.port(&*snapshot.services, snapshot.compiled.entries(), namespace, self.port);
+            let seen = one.seen_by(labels);
             let target = api::Target {
+                destination_rule: Some(effective::effective(seen, port)),
                 host: one.host.clone(),
                 port,
                 subset: Some(one.subset_name.clone()).filter(|name| !name.is_empty()),
                 percent: if destinations.len() == 1 { 100 } else { percent(index, one) },
                 cluster: one.cluster(port),
             };
-            let seen = one.seen_by(labels);
             let found = Candidates::of(snapshot, namespace, (one, &seen.subset), port, self.carries, seen.policy(port));
             let out = found.as_ref().err().map(NoCluster::to_string);
             let by_name = found.as_ref().ok().and_then(Candidates::entry).is_some_and(|made| made.service.is_by_name());
