@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     authorize::Token,
+    headers::spelling,
     kinds::{TokenKeys, TokenRule},
 };
 use jws::Jws;
@@ -277,7 +278,7 @@ impl Tokens {
             return Ok(None);
         }
         for header in self.rules.iter().flat_map(|believed| believed.written()) {
-            parts.headers.remove(header);
+            spelling::remove(&mut parts.headers, header);
         }
         if is_preflight(parts) {
             return Ok(None);
