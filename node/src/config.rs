@@ -141,6 +141,8 @@ pub struct Dns {
     pub addresses: Cidr,
     /// Who is asked for other names; none means whom `/etc/resolv.conf` names.
     pub upstreams: Option<Vec<SocketAddr>>,
+    /// Ports of services that are not opened at the addresses: programs of this machine have them, or will.
+    pub exclude_ports: std::collections::BTreeSet<u16>,
     /// Who calls at the addresses; names without a namespace are of its own.
     pub speaker: SpeakerName,
 }

@@ -158,6 +158,37 @@ fn a_port_that_is_taken_is_told_and_the_others_are_not_harmed() {
 }
 
 #[test]
+fn ports_that_other_programs_need_are_never_taken() {
+    let (range, resolver) = (dns::range(), Resolver::start());
+    let echo = Echo::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "echo").expect("a free port");
+    // Free until something of this test would take it.
+    let kept = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let bytes = Service {
+        ports: vec![22, kept],
+        protocol: "tcp".to_owned(),
+        target: Some(echo.address),
+        ..Service::version("shop/echo", "v1")
+    };
+    let mut plan = web(&range, &resolver);
+    plan.extra.push_str(&format!("exclude_ports = [{kept}]\n"));
+    let plans = [("web", plan), ("reviews", Plan::with([Service::version("shop/reviews", "v1"), bytes]))];
+    let cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster.wait_endpoints("shop/echo", 2);
+    let told = eventually("it is told", || problems(&cluster).pop().ok_or("nothing is".to_owned()));
+    assert!(told.contains("port 22 ") && told.contains("SSH") && told.contains("shop/echo"), "{told}");
+    assert_eq!(problems(&cluster).len(), 1, "what the operator wants so is nothing to complain of");
+    let reviews = address(&cluster, "reviews.");
+    eventually("the others are served", || get(reviews, "reviews").map(drop));
+    // Where the test may, it takes what SSH would.
+    for port in [22, kept] {
+        let taken = TcpListener::bind(("0.0.0.0", port)).err().map(|error| error.kind());
+        assert_ne!(taken, Some(std::io::ErrorKind::AddrInUse), "port {port}");
+    }
+}
+
+#[test]
 fn a_resolver_that_asks_back_is_left_out() {
     use std::sync::{Arc, Mutex};
     let node: Arc<Mutex<Option<SocketAddr>>> = Arc::default();

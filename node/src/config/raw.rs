@@ -54,6 +54,8 @@ pub(super) struct Dns {
     pub(super) listen: Option<Text>,
     pub(super) addresses: Option<Text>,
     pub(super) upstreams: Option<Spanned<Vec<Text>>>,
+    #[serde(default)]
+    pub(super) exclude_ports: Vec<Spanned<i64>>,
     #[serde(rename = "as")]
     pub(super) speaker: Option<Text>,
 }
