@@ -131,6 +131,7 @@ codes! {
     UNKNOWN_PROVIDER = "SKN0334", "Neither the mesh nor the push defines the extension provider: what the policy matches is refused, and telemetry goes nowhere.";
     PROVIDER_PORT = "SKN0335", "The service of an extension provider has no port on which it can be asked so.";
     MESH_TLS_OUTSIDE = "SKN0336", "The DestinationRule wants the mesh's own mutual TLS of endpoints that have no identity of the mesh.";
+    SIGNING_KEYS = "SKN0337", "Keys of tokens within the document can sign, too: whoever may read policy could make tokens.";
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
     kinds::{TokenKeys, TokenRule},
 };
 use jws::Jws;
-pub use keys::KeySet;
+pub use keys::{KeySet, public_part};
 use places::Place;
 
 /// Seconds that clocks may differ, as Envoy has it.

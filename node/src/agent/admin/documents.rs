@@ -13,7 +13,7 @@ use policy::{
 };
 use serde_json::Value;
 
-use super::{Admin, answers::encoded, api, error::Error, past, rfc3339};
+use super::{Admin, answers::encoded, api, error::Error, past, rfc3339, withheld::withhold};
 
 impl Admin {
     /// The documents in effect, or those of one kind.
@@ -35,16 +35,25 @@ impl Admin {
         };
         let live = state.documents.get(id).ok_or_else(missing)?;
         let value = live.effective.as_ref().ok_or_else(missing)?;
-        content(id, live, value)
+        content(id, live, value).map(|content| self.shown(content))
+    }
+
+    /// A document as whoever comes by this door may see it.
+    pub(super) fn shown(&self, content: api::Content) -> api::Content {
+        if !self.places.is_public {
+            return content;
+        }
+        api::Content { document: withhold(content.document), ..content }
     }
 
     /// `GET /v1/policy/export`: every document in effect that a user may push.
     pub(super) async fn export(&self) -> Result<Response, Error> {
-        let state = self.agent.state();
+        let (state, admin) = (self.agent.state(), self.clone());
         let written = move || {
             let documents = state.documents.iter();
             let documents = documents.filter(|(id, _)| !id.kind.is_mesh_wide() || id.kind == Kind::MeshConfig);
             let contents = documents.filter_map(|(id, live)| Some(content(id, live, live.effective.as_ref()?)));
+            let contents = contents.map(|content| content.map(|content| admin.shown(content)));
             encoded(&contents.collect::<Result<Vec<_>, _>>()?)
         };
         self.aside(written).await?
@@ -60,9 +69,15 @@ impl Admin {
             let id = find(history, &prefix)?;
             let held = history.get(&id).ok_or_else(|| absent(&prefix))?;
             let entry = history.log().into_iter().find(|entry| entry.changeset == id).ok_or_else(|| absent(&prefix))?;
-            Ok(detail(held, past::entry(history, entry, now)))
+            Ok::<_, Error>(detail(held, past::entry(history, entry, now)))
         });
-        detail.await.map(Json)
+        let mut detail = detail.await?;
+        if admin.places.is_public {
+            for change in &mut detail.changes {
+                change.document = change.document.take().map(withhold);
+            }
+        }
+        Ok(Json(detail))
     }
 
     /// `GET /v1/policy/changesets/{id}/proof`: how the documents of a changeset stand, as operators signed it.

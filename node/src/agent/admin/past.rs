@@ -61,12 +61,12 @@ impl Admin {
                 let message = format!("the body that {} gave to {id} is no longer kept", version.changeset);
                 return Err(Error::new("not_found", message).hint(WHEN_BODIES_GO));
             }
-            Ok(api::Content {
+            Ok(admin.shown(api::Content {
                 summary: summary(&id, &version),
                 document: documents::json(&content)?,
                 problem: None,
                 conflicts: Vec::new(),
-            })
+            }))
         };
         found.map(content).transpose().map(Json)
     }

@@ -155,8 +155,6 @@ fn looking() -> Router<Admin> {
         .route("/v1/policy/audit", get(Admin::audit))
         .route("/v1/policy/audit/heads", get(|State(admin): State<Admin>| async move { Json(admin.audit_heads()) }))
         .route("/v1/policy/changesets/{id}", get(Admin::changeset))
-        .route("/v1/policy/changesets/{id}/proof", get(Admin::changeset_proof))
-        .route("/v1/policy/proof/{kind}/{namespace}/{name}", get(Admin::document_proof))
         .route("/v1/policy/changesets/{id}/spread", get(Admin::spread))
         .route("/v1/policy/{kind}/{namespace}/{name}", get(Admin::document_at))
 }
@@ -176,7 +174,10 @@ fn pushing() -> Router<Admin> {
         .route("/v1/policy/preview", post(Admin::preview));
     promptly(taking)
         .route("/v1/policy/changesets/{id}/receipts", get(Admin::receipts))
+        // Whole documents as they were signed: of these nothing can be withheld.
         .route("/v1/policy/history", get(Admin::signed))
+        .route("/v1/policy/changesets/{id}/proof", get(Admin::changeset_proof))
+        .route("/v1/policy/proof/{kind}/{namespace}/{name}", get(Admin::document_proof))
 }
 
 /// What one needs to sign a RoleSet that brings its key in: the changeset, proven, and a place to put the signature.

@@ -306,7 +306,7 @@ mod tests {
         Source { namespace: "shop".to_owned(), site }
     }
 
-    const KEYS: &str = r#"{"keys": [{"kty": "oct", "k": "AQ"}]}"#;
+    const KEYS: &str = r#"{"keys": [{"kty": "oct", "k": "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"}]}"#;
 
     #[tokio::test]
     async fn keys_are_fetched_and_found_by_discovery() {
