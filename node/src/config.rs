@@ -143,6 +143,8 @@ pub struct Dns {
     pub upstreams: Option<Vec<SocketAddr>>,
     /// Ports of services that are not opened at the addresses: programs of this machine have them, or will.
     pub exclude_ports: std::collections::BTreeSet<u16>,
+    /// Requests at the addresses may have a Host that the mesh does not know.
+    pub any_host: bool,
     /// Who calls at the addresses; names without a namespace are of its own.
     pub speaker: SpeakerName,
 }

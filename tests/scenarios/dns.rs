@@ -71,11 +71,21 @@ fn names_lead_to_services_as_the_one_that_asks() {
     let by_tcp = dns::ask_by_tcp(server, "reviews.shop.mesh.", RecordType::A).expect("an answer by TCP");
     assert_eq!(by_tcp.answers.len(), 1);
 
-    // The Host is forwarded as it was sent, whatever it is: the address says where to.
-    let answer = eventually("the address leads to the service", || get(reviews, "anything.example"));
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let arrived = cluster.node("reviews").backends[0].arrivals();
-    assert!(arrived.iter().any(|one| one.header("host") == Some("anything.example")), "{arrived:?}");
+    // The address says where to, whichever of its names the Host is. It is forwarded as it was sent.
+    for host in ["reviews.shop.mesh", "reviews", &reviews.to_string()] {
+        let answer = eventually("the address leads to the service", || get(reviews, host));
+        assert_eq!(answer.status, 200, "{host}: {answer:?}");
+        let arrived = cluster.node("reviews").backends[0].arrivals();
+        assert!(arrived.iter().any(|one| one.header("host") == Some(host)), "{host}: {arrived:?}");
+    }
+    // A page whose own name leads here, and one that asks for the address, speak for nobody.
+    let before = cluster.node("reviews").backends[0].arrivals().len();
+    let refused = get(reviews, "evil.example:9080").expect("an answer");
+    assert_eq!((refused.status, refused.text().contains("any_host")), (421, true), "{refused:?}");
+    let from = [("sec-fetch-site", "cross-site")];
+    let at = SocketAddr::new(reviews.into(), SERVICE_PORT);
+    assert_eq!(http::get_with(at, &at.to_string(), "/", &from).expect("an answer").status, 421);
+    assert_eq!(cluster.node("reviews").backends[0].arrivals().len(), before);
     let echo = address(&cluster, "echo.data.mesh.");
     let said = eventually("bytes, too", || say(SocketAddr::new(echo.into(), BYTES), "hello"));
     assert_eq!(said, "echo\nhello");
@@ -170,7 +180,7 @@ fn ports_that_other_programs_need_are_never_taken() {
         ..Service::version("shop/echo", "v1")
     };
     let mut plan = web(&range, &resolver);
-    plan.extra.push_str(&format!("exclude_ports = [{kept}]\n"));
+    plan.extra.push_str(&format!("exclude_ports = [{kept}]\nany_host = true\n"));
     let plans = [("web", plan), ("reviews", Plan::with([Service::version("shop/reviews", "v1"), bytes]))];
     let cluster = Cluster::start(skein(), &plans);
     cluster.wait_members(PATIENCE);
@@ -180,7 +190,8 @@ fn ports_that_other_programs_need_are_never_taken() {
     assert!(told.contains("port 22 ") && told.contains("SSH") && told.contains("shop/echo"), "{told}");
     assert_eq!(problems(&cluster).len(), 1, "what the operator wants so is nothing to complain of");
     let reviews = address(&cluster, "reviews.");
-    eventually("the others are served", || get(reviews, "reviews").map(drop));
+    let answer = eventually("the others are served", || get(reviews, "anything.example"));
+    assert_eq!(answer.status, 200, "{answer:?}");
     // Where the test may, it takes what SSH would.
     for port in [22, kept] {
         let taken = TcpListener::bind(("0.0.0.0", port)).err().map(|error| error.kind());

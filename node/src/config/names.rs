@@ -52,6 +52,7 @@ pub(super) fn dns(
     Ok(Dns {
         listen,
         exclude_ports: excluded.collect::<Result<_, _>>()?,
+        any_host: raw.any_host,
         addresses: range(source, raw.addresses.as_ref())?,
         upstreams: upstreams.transpose()?,
         speaker: speaker(source, raw.speaker.as_ref(), place, services)?,
@@ -112,6 +113,8 @@ mod tests {
         let dns = read("[dns]\n").unwrap();
         assert_eq!((dns.listen, dns.addresses.to_string()), (LISTEN, ADDRESSES.to_owned()));
         assert_eq!((dns.upstreams, dns.speaker.to_string()), (None, "default/a".to_owned()));
+        assert!(dns.exclude_ports.is_empty() && !dns.any_host);
+        assert!(read("[dns]\nany_host = true\n").unwrap().any_host);
         let dns = read(
             "[dns]\nlisten = \"127.0.0.2:53\"\naddresses = \"127.9.0.0/20\"\nupstreams = [\"10.0.0.2\", \"[::1]:5353\"]\nexclude_ports = [25, 22]\nas = \"default/a\"\n",
         )

@@ -56,6 +56,8 @@ pub(super) struct Dns {
     pub(super) upstreams: Option<Spanned<Vec<Text>>>,
     #[serde(default)]
     pub(super) exclude_ports: Vec<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) any_host: bool,
     #[serde(rename = "as")]
     pub(super) speaker: Option<Text>,
 }

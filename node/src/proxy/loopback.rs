@@ -59,6 +59,7 @@ pub async fn keep_names(plane: Arc<DataPlane>, settings: config::Dns) {
         plane,
         speaker: settings.speaker,
         excluded: settings.exclude_ports,
+        any_host: settings.any_host,
         addresses: Addresses::new(settings.addresses),
         open: HashMap::new(),
     };
@@ -88,6 +89,8 @@ struct Keeper {
     speaker: config::SpeakerName,
     /// Ports that the operator leaves to other programs.
     excluded: BTreeSet<u16>,
+    /// Requests may have a Host that the mesh does not know.
+    any_host: bool,
     addresses: Addresses,
     open: HashMap<Key, Opened>,
 }
@@ -172,8 +175,10 @@ impl Keeper {
     ) -> Result<bool, Why> {
         let port = key.1;
         let locality = &self.plane.shared.locality;
+        let any_host = self.any_host;
         let speaker = || {
             Speaker::new(local, snapshot, locality, &self.speaker, Some(key.clone()), port)
+                .map(|made| if any_host { made } else { made.at_name() })
                 .ok_or_else(|| Why::Other(format!("{} is no service of this node any more", self.speaker)))
         };
         if let Some(opened) = self.open.get(&key) {
