@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
     facts::judge(&mut sources);
     let entries: Vec<_> = sources.iter().map(entry).collect();
     match ctx.output.format {
-        Format::Table => ctx.output.text(&text(&sources))?,
+        Format::Table => ctx.output.lines(&text(&sources))?,
         Format::Json | Format::Yaml => ctx.output.show(&entries, String::new)?,
     }
     let refuses = |problem: &&Problem| problem.refuses();
