@@ -231,8 +231,11 @@ impl Task {
     }
 
     fn step(&mut self, event: Event, persist: &watch::Sender<Vec<u8>>, dials: &Arc<Semaphore>) {
-        if let Event::LinkDown { link, .. } = &event {
-            self.links.remove(*link, self.clock.now());
+        if let Event::LinkDown { node, link } = &event
+            && let Some(ended) = self.links.remove(*link, self.clock.now())
+            && ended.is_lost()
+        {
+            self.mesh.retire_node(node);
         }
         if let Event::Tick = &event {
             self.links.sweep(Uptime::now(), |node| self.engine.latest(node));

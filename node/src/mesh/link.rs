@@ -51,6 +51,8 @@ const MAX_PENDING: usize = 256;
 const MAX_REASON: usize = 256;
 /// Time for the last words on a link.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// Why a link ended whose peer fell silent.
+const TIMED_OUT: &str = "timed out";
 /// Kind of the envelope that opens a link.
 const HELLO: u16 = 2;
 
@@ -253,6 +255,12 @@ impl PeerLink {
         self.shared().closed.is_cancelled()
     }
 
+    /// Whether it ended because one end heard nothing of the other any more: what else goes between the two may lead nowhere as well.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.shared().reason.get().is_some_and(|reason| reason == TIMED_OUT)
+    }
+
     /// Waits for the link's end and says why it ended.
     pub async fn closed(&self) -> String {
         self.shared().closed.cancelled().await;
@@ -364,6 +372,7 @@ impl Shared {
             Some(quinn::ConnectionError::ApplicationClosed(close)) if !close.reason.is_empty() => {
                 String::from_utf8_lossy(&close.reason).into_owned()
             }
+            Some(quinn::ConnectionError::TimedOut) => TIMED_OUT.to_owned(),
             Some(end) => end.to_string(),
             None => error.to_string(),
         }
@@ -470,7 +479,7 @@ impl Shared {
             }
             let silence = clock::uptime().saturating_sub(self.heard.load(Relaxed));
             if u128::from(silence) > PEER_IDLE.as_millis() {
-                self.close("timed out");
+                self.close(TIMED_OUT);
             }
         }
     }

@@ -306,6 +306,15 @@ impl Mesh {
         self.revoked(self.shared.live.close_node(node));
     }
 
+    /// Lets nothing new begin on the data connections that this node dialled to `node`, which fell silent: their way may be gone, as after
+    /// a change of either address, and the next request dials its own. What is under way goes on, for it may also be heard again.
+    pub fn retire_node(&self, node: &NodeId) {
+        let retired = self.shared.live.retire_node(node);
+        if retired > 0 {
+            tracing::debug!(peer = %node, retired, "nothing new begins on connections to a node that fell silent");
+        }
+    }
+
     /// Closes the data connections that this node dialled to services of these accounts on `node`: one of them may be served there no
     /// longer, and nobody here can tell which connection leads to which. Gives the number of connections closed.
     pub fn close_accounts(&self, node: &NodeId, accounts: &BTreeSet<ServiceAccount>) -> usize {

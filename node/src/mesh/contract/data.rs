@@ -92,13 +92,13 @@ async fn pings_end_a_connection_that_went_silent(transport: Transport) {
     assert!(timeout(PATIENCE, lease.send(&head, full(""))).await.expect("it ends").is_err());
 }
 
-struct Pair {
-    trust: Trust,
-    client: Node,
-    server: Node,
+pub(super) struct Pair {
+    pub(super) trust: Trust,
+    pub(super) client: Node,
+    pub(super) server: Node,
 }
 
-fn pair(transport: Transport) -> Pair {
+pub(super) fn pair(transport: Transport) -> Pair {
     let trust = Trust::new();
     let client = Node::start(&trust, "a", &["web"], transport);
     let server = Node::start(&trust, "b", &["api"], transport);

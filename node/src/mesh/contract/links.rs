@@ -19,6 +19,7 @@ use super::{
         quic::{PEER_IDLE, PEER_KEEP_ALIVE},
     },
     Node, PATIENCE, Trust, over_both,
+    relay::{Relay, Udp},
 };
 use crate::clock::Clock;
 use std::sync::Arc;
@@ -105,6 +106,7 @@ async fn a_closed_link_says_why(transport: Transport) {
     from_a.close("going home");
     assert_eq!(timeout(PATIENCE, at_b.closed()).await.unwrap(), "going home");
     assert_eq!(at_b.recv().await, None);
+    assert!(!from_a.is_lost() && !at_b.is_lost());
     assert!(matches!(at_b.send(Lane::Rest, Bytes::new()), Err(LinkError::Closed(why)) if why == "going home"));
     drop((a, b));
 }
@@ -210,7 +212,7 @@ async fn a_silent_tcp_peer_is_given_up() {
     let trust = Trust::new();
     let a = Node::start(&trust, "a", &[], Transport::Tcp);
     let b = Node::start(&trust, "b", &[], Transport::Tcp);
-    let relay = super::paths::Relay::start(b.address(), false).await;
+    let relay = Relay::start(b.address(), Udp::Refused).await;
     let (from_a, at_b) = tokio::join!(a.peers.dial(Some(&b.id), relay.address), b.peers.accept());
     let (from_a, at_b) = (from_a.unwrap(), at_b.unwrap());
     from_a.send(Lane::Rest, Bytes::from_static(b"x")).unwrap();

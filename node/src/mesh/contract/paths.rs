@@ -4,79 +4,22 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
     time::timeout,
 };
 
 use super::{
     super::{Config, Protocol, Steering, Transport, error::Error, steer},
-    Caller, Node, PATIENCE, Trust, full, until,
+    Caller, Node, PATIENCE, Trust, full,
+    relay::{Relay, Udp},
+    until,
 };
 use crate::clock::monotonic;
-
-/// An address that passes TCP on and, if asked to, swallows UDP.
-pub(super) struct Relay {
-    pub(super) address: SocketAddr,
-    frozen: Arc<AtomicBool>,
-}
-
-impl Relay {
-    pub(super) async fn start(to: SocketAddr, swallows_udp: bool) -> Relay {
-        // Of an address where nobody else looks for a port: the number is to be free for both.
-        let listener = TcpListener::bind("127.20.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let frozen = Arc::new(AtomicBool::new(false));
-        if swallows_udp {
-            let hole = UdpSocket::bind(address).await.unwrap();
-            tokio::task::spawn(async move {
-                let mut buffer = [0; 2048];
-                while hole.recv(&mut buffer).await.is_ok() {}
-            });
-        }
-        let stop = frozen.clone();
-        tokio::task::spawn(async move {
-            while let Ok((from, _)) = listener.accept().await {
-                let to = TcpStream::connect(to).await.unwrap();
-                let ((from_read, from_write), (to_read, to_write)) = (from.into_split(), to.into_split());
-                tokio::task::spawn(pass(from_read, to_write, stop.clone()));
-                tokio::task::spawn(pass(to_read, from_write, stop.clone()));
-            }
-        });
-        Relay { address, frozen }
-    }
-
-    /// Passes nothing on from here, and closes nothing.
-    pub(super) fn freeze(&self) {
-        self.frozen.store(true, Relaxed);
-    }
-}
-
-async fn pass(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    frozen: Arc<AtomicBool>,
-) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let length = from.read(&mut buffer).await?;
-        if frozen.load(Relaxed) {
-            std::future::pending::<()>().await;
-        }
-        if length == 0 {
-            return to.shutdown().await;
-        }
-        to.write_all(&buffer[..length]).await?;
-    }
-}
 
 #[tokio::test]
 async fn where_udp_is_blocked_tcp_is_raced_and_remembered() {
@@ -84,7 +27,7 @@ async fn where_udp_is_blocked_tcp_is_raced_and_remembered() {
     let client = Node::start(&trust, "a", &["web"], Transport::Auto);
     let server = Node::start(&trust, "b", &["api"], Transport::Auto);
     server.echo();
-    let relay = Relay::start(server.address(), true).await;
+    let relay = Relay::start(server.address(), Udp::Swallowed).await;
     let mut caller = Caller::new(&trust, &server, Protocol::Http1);
     caller.address = relay.address;
     let begun = monotonic();
@@ -108,7 +51,7 @@ async fn many_calls_that_meet_blocked_udp_all_succeed() {
     let client = Node::start(&trust, "a", &["web"], Transport::Auto);
     let server = Node::start(&trust, "b", &["api"], Transport::Auto);
     server.echo();
-    let relay = Relay::start(server.address(), true).await;
+    let relay = Relay::start(server.address(), Udp::Swallowed).await;
     let mut caller = Caller::new(&trust, &server, Protocol::Http1);
     caller.address = relay.address;
     let caller = Arc::new(caller);
