@@ -53,7 +53,10 @@ use crate::{
     agent::concerns::Concerns,
     clock::{Clock, Uptime, monotonic},
     lock::lock,
-    mesh::{Mesh, peer::PeerLink},
+    mesh::{
+        Mesh,
+        peer::{LinkError, PeerLink},
+    },
     tasks::Tasks,
     telemetry::Histogram,
 };
@@ -62,7 +65,7 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Pause after a comparison that failed.
 const AGAIN: Duration = Duration::from_millis(250);
-/// A peer has this long for one reply.
+/// A peer has this long for one reply, and from each piece of it for the next.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one task's fetching keeps other peers from being asked for the same.
 const CLAIM: Duration = Duration::from_secs(1);
@@ -304,8 +307,14 @@ impl Sync {
                     Ok(brought) => lock(&sync.state.pace).ended(&node, brought),
                     Err(error) => {
                         tracing::debug!(peer = %node, "policy could not be compared: {error}");
-                        // Who refused for now is not asked again at once.
-                        AGAIN
+                        match error {
+                            // The way may be too slow for what was asked.
+                            SyncError::Link(LinkError::Timeout(_)) => {
+                                lock(&sync.state.pace).ended(&node, Brought::InVain)
+                            }
+                            // Who refused for now is not asked again at once.
+                            SyncError::Link(_) | SyncError::Codec(_) | SyncError::Store(_) => AGAIN,
+                        }
                     }
                 };
                 tokio::time::sleep(pause).await;
@@ -368,7 +377,7 @@ impl Sync {
         kind: u16,
         question: &Q,
     ) -> Result<A, SyncError> {
-        let reply = link.request(kind, codec::encode(question).into(), PATIENCE).await?;
+        let reply = link.request_long(kind, codec::encode(question).into(), PATIENCE).await?;
         Ok(wire::reply(&reply)?)
     }
 

@@ -223,6 +223,34 @@ async fn a_silent_tcp_peer_is_given_up() {
     assert_eq!((&at_a[..], &at_b[..]), ("timed out", "timed out"));
 }
 
+/// A changeset on a link of a few kilobytes a second: it takes longer than a peer may be silent, and comes.
+#[tokio::test]
+async fn a_long_reply_on_a_slow_way_has_time_while_its_pieces_come() {
+    let trust = Trust::new();
+    let a = Node::start(&trust, "a", &[], Transport::Tcp);
+    let b = Node::start(&trust, "b", &[], Transport::Tcp);
+    let relay = Relay::start(b.address(), Udp::Refused).await;
+    let (from_a, at_b) = tokio::join!(a.peers.dial(Some(&b.id), relay.address), b.peers.accept());
+    let (from_a, at_b) = (from_a.unwrap(), at_b.unwrap());
+    relay.slow(Duration::from_millis(60));
+    let answers = async {
+        while let Some(asked) = at_b.asked().await {
+            asked.reply(vec![7; 900 << 10].into());
+        }
+    };
+    let asking = async {
+        // 900 KiB take 3.4 s and more.
+        let within = Duration::from_secs(2);
+        assert_eq!(from_a.request(1, Bytes::new(), within).await, Err(LinkError::Timeout(within)), "not in time");
+        from_a.request_long(1, Bytes::new(), within).await.map(|reply| reply.len())
+    };
+    let came = tokio::select! {
+        came = asking => came,
+        () = answers => Err(LinkError::Refused),
+    };
+    assert_eq!(came, Ok(900 << 10));
+}
+
 #[tokio::test]
 async fn joins_and_administration_share_a_secret_with_nobody_else() {
     let trust = Trust::new();
