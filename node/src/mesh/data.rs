@@ -1,5 +1,7 @@
 //! One data worker's side of the mesh: requests and tunnels to other nodes, and from them.
 
+mod tunnel;
+
 use crate::lock::lock;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -202,31 +204,6 @@ impl Worker {
         Ok(link)
     }
 
-    /// A stream of its own for bytes, which is not kept. Tunnels prefer TCP, which costs half per byte.
-    ///
-    /// # Errors
-    /// None could be had; nothing was sent.
-    pub async fn tunnel(&self, call: &Call<'_>) -> Result<VirtualStream, Error> {
-        if self.shared.mesh.is_closed() {
-            return Err(Error::Stopping);
-        }
-        let bulk = call.preface.protocol == Protocol::Tcp && self.shared.mesh.shared.transport != Transport::Quic;
-        let group = self.shared.pool.group(call);
-        if bulk {
-            while let Some(secure) = group.claim() {
-                if let Ok(stream) = adopt(&group, secure, call.preface).await {
-                    return Ok(stream);
-                }
-            }
-            let _leave = self.counted(group.dial_permit().await)?;
-            match self.over_tcp(&group, call).await {
-                Err(Error::Connect { .. }) if self.shared.mesh.shared.transport == Transport::Auto => {}
-                result => return result,
-            }
-        }
-        self.prefaced(&group, call).await
-    }
-
     /// The next stream that another node opened on this worker; `None` once the mesh is closed.
     pub async fn accept(&self) -> Option<Incoming> {
         self.shared.incoming.lock().await.recv().await
@@ -287,7 +264,7 @@ impl Worker {
         match self.shared.mesh.shared.transport {
             Transport::Quic => false,
             Transport::Tcp => true,
-            Transport::Auto => self.shared.mesh.is_blocked(call.address) && !group.has_connection(),
+            Transport::Auto => self.shared.mesh.shared.udp_blocked.contains(call.address) && !group.has_connection(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! administration. What both share is here: identity, limits, the table of live connections.
 
 mod accept;
+mod blocked;
 mod chunks;
 #[cfg(test)]
 mod contract;
@@ -34,14 +35,14 @@ mod udp;
 
 use crate::lock::lock;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aws_lc_rs::hmac;
@@ -57,15 +58,12 @@ pub use error::{Error, Fault, Limit, Retry};
 pub use preface::{Preface, Protocol};
 
 use crate::{clock, tasks::Tasks};
+use blocked::Blocked;
 use handshakes::Handshakes;
 use live::Live;
 
 /// Data connections that a node dials, all workers together.
 pub const MAX_DATA_CONNECTIONS: usize = 4_096;
-/// How long TCP is tried first at an address where UDP did not answer.
-const UDP_BLOCKED: Duration = Duration::from_secs(60);
-/// Addresses that are remembered as blocked for UDP.
-const MAX_BLOCKED: usize = 4_096;
 /// TCP handshakes that wait for the control runtime.
 const HANDOVERS: usize = 256;
 /// Time for the peers to hear of our end.
@@ -180,8 +178,10 @@ struct Shared {
     closed: AtomicBool,
     /// Whom to believe since the last change, and at how many looks more what came into the table is judged by it.
     judge_again: Mutex<(u8, Option<Arc<Authority>>)>,
-    /// Addresses where UDP did not answer, until when TCP goes first there.
-    blocked: Mutex<HashMap<SocketAddr, Instant>>,
+    /// Addresses where UDP did not answer: TCP goes first there.
+    udp_blocked: Blocked,
+    /// Addresses where TCP did not answer and UDP did: tunnels go over QUIC there.
+    tcp_blocked: Blocked,
     /// All endpoints that were started, to close them.
     endpoints: Mutex<Vec<quinn::Endpoint>>,
     /// Without steering: the one endpoint, once worker 0 has made it.
@@ -260,7 +260,8 @@ impl Mesh {
             farewell: Arc::default(),
             closed: AtomicBool::new(false),
             judge_again: Mutex::default(),
-            blocked: Mutex::default(),
+            udp_blocked: Blocked::default(),
+            tcp_blocked: Blocked::default(),
             endpoints: Mutex::default(),
             single: watch::Sender::new(None),
             control,
@@ -401,24 +402,5 @@ impl Mesh {
     /// The address to send from, unless the kernel may choose.
     fn source_ip(&self) -> Option<IpAddr> {
         Some(self.shared.address.ip()).filter(|ip| !ip.is_unspecified())
-    }
-
-    fn is_blocked(&self, address: SocketAddr) -> bool {
-        lock(&self.shared.blocked).get(&address).is_some_and(|until| *until > clock::monotonic())
-    }
-
-    fn set_blocked(&self, address: SocketAddr, is_blocked: bool) {
-        let mut blocked = lock(&self.shared.blocked);
-        if is_blocked {
-            let now = clock::monotonic();
-            if blocked.len() >= MAX_BLOCKED {
-                blocked.retain(|_, until| *until > now);
-            }
-            if blocked.len() < MAX_BLOCKED {
-                blocked.insert(address, now + UDP_BLOCKED);
-            }
-        } else {
-            blocked.remove(&address);
-        }
     }
 }

@@ -190,11 +190,35 @@ async fn requests_go_back_to_quic_once_udp_answers() {
     let server = Node::start(&trust, "b", &["api"], Transport::Auto);
     server.echo();
     let caller = Caller::new(&trust, &server, Protocol::Http1);
-    client.mesh.set_blocked(server.address(), true);
+    client.mesh.shared.udp_blocked.add(server.address());
     assert_eq!(caller.text(client.worker(), "/echo", "x").await, "x");
     assert_eq!(client.worker().connections_open(), 0);
-    client.mesh.set_blocked(server.address(), false);
+    client.mesh.shared.udp_blocked.remove(server.address());
     assert_eq!(caller.text(client.worker(), "/echo", "y").await, "y");
     until("back on QUIC", || client.worker().connections_open() == 1).await;
     assert_eq!(client.worker().open(&caller.call()).await.unwrap().carrier(), "quic");
+}
+
+/// A firewall that lets UDP alone through, or nothing of one kind in one direction.
+#[tokio::test]
+async fn where_tcp_stays_silent_tunnels_go_over_quic() {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], Transport::Auto);
+    let server = Node::start(&trust, "b", &["api"], Transport::Auto);
+    server.echo();
+    let relay = Relay::start(server.address(), Udp::Passed).await;
+    relay.freeze_tcp();
+    let mut caller = Caller::new(&trust, &server, Protocol::Tcp);
+    caller.address = relay.address;
+    // It does not wait out what a connection may take to open.
+    let call = super::Call { patience: 100 * PATIENCE, ..caller.call() };
+    let mut tried = Vec::new();
+    for _ in 0..2 {
+        let mut tunnel = timeout(PATIENCE, client.worker().tunnel(&call)).await.expect("UDP answers").unwrap();
+        assert_eq!(tunnel.carrier(), "quic");
+        tunnel.write_all(b"x").await.unwrap();
+        assert_eq!(timeout(PATIENCE, tunnel.read_u8()).await.unwrap().unwrap(), b'x');
+        tried.push(relay.accepted());
+    }
+    assert!(tried[0] > 0 && tried[0] == tried[1], "TCP was not tried again: {tried:?}");
 }
