@@ -56,6 +56,7 @@ use tokio::sync::{mpsc, watch};
 pub use conversation::{admin, join};
 pub use error::{Error, Fault, Limit, Retry};
 pub use preface::{Preface, Protocol};
+pub(crate) use tls_tcp::PROBES;
 
 use crate::{clock, tasks::Tasks};
 use blocked::Blocked;

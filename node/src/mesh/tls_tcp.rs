@@ -45,7 +45,7 @@ const TUNNEL_IDLE: Duration = CONNECTION_IDLE.saturating_add(Duration::from_secs
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// After 15 s of silence every 5 s; without three answers the other end is gone.
-const PROBES: TcpKeepalive =
+pub(crate) const PROBES: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
 
 /// A TCP connection whose ClientHello has been read.

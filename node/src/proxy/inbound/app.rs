@@ -24,7 +24,7 @@ use hyper::{
     rt::Executor,
 };
 use policy::{
-    kinds::{Http2Keepalive, MeshConfig},
+    kinds::{Http2Keepalive, MeshConfig, TcpKeepalive},
     route::ClusterPolicy,
 };
 use std::{
@@ -68,6 +68,8 @@ pub(in crate::proxy) struct Terms {
     pub(in crate::proxy) age: Duration,
     /// How one of HTTP/2 is watched.
     pub(in crate::proxy) pings: Option<Http2Keepalive>,
+    /// How one is probed that is silent; `None`: as those between nodes.
+    pub(in crate::proxy) keepalive: Option<TcpKeepalive>,
     /// Pauses before one is tried again that is refused, but for gRPC.
     pub(in crate::proxy) again: &'static [Duration],
 }
@@ -83,6 +85,7 @@ impl Terms {
             idle: http.idle_timeout.unwrap_or(Duration::MAX),
             age: tcp.max_connection_duration.unwrap_or(Duration::MAX),
             pings: http.http2_keepalive,
+            keepalive: tcp.keepalive,
             again: &[],
         }
     }
@@ -200,7 +203,7 @@ impl Apps {
     ) -> Result<Response<Box<AppBody>>, Failed> {
         let (connection, mut past) = match self.checkout(target, terms) {
             Some(kept) => kept,
-            None => (Connection::new(Box::pin(connect(target, terms.connect, again)).await?), Past::begin()),
+            None => (Connection::new(Box::pin(connect(target, terms, again)).await?), Past::begin()),
         };
         past.requests = past.requests.saturating_add(1);
         let response = connection.send(head, body, &self.0.tasks).await.map_err(Failed::Http1)?;
@@ -289,10 +292,10 @@ impl Apps {
 }
 
 /// A connection; one that is refused is tried again after each of these pauses.
-pub(super) async fn connect(target: &Target, patience: Duration, again: &[Duration]) -> Result<Direct, Failed> {
+pub(super) async fn connect(target: &Target, terms: &Terms, again: &[Duration]) -> Result<Direct, Failed> {
     let mut again = again.iter();
     loop {
-        match target.connect(patience).await {
+        match target.connect(terms.connect, terms.keepalive).await {
             Ok(stream) if descriptors::leaves_room(&stream) => return Ok(stream),
             Ok(_) => return Err(Failed::Short),
             Err(error) => {

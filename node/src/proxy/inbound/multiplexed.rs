@@ -179,7 +179,7 @@ impl Multiplexed {
         address: &Address,
         (terms, again): (&Terms, &[Duration]),
     ) -> Result<(SendRequest<RequestBody>, Connection), Failed> {
-        let stream = connect(address, terms.connect, again).await?;
+        let stream = connect(address, terms, again).await?;
         let mut builder = http2::Builder::new(Spawn(self.tasks.clone()));
         if let Some(pings) = terms.pings {
             builder.keep_alive_interval(pings.interval).keep_alive_timeout(pings.timeout).keep_alive_while_idle(true);
