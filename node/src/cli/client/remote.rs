@@ -1,6 +1,6 @@
 //! The way to a node over the mesh port: `skein-admin/1`, the node known by its certificate, the operator by its key.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::{
     id::{NodeId, SpiffeId},
@@ -8,8 +8,9 @@ use certs::{
 };
 
 use policy::history::History;
+use tokio::time::timeout;
 
-use super::Stream;
+use super::{Stream, limit};
 use crate::{
     agent::{admin::greeting, join::shown_policy},
     cli::{
@@ -19,8 +20,11 @@ use crate::{
         signing::Operator,
     },
     clock::{self, Clock},
-    mesh,
+    connect, mesh,
 };
+
+/// Time of an address at least, wherever its name has more: for a handshake over a long way.
+const LEAST: Duration = Duration::from_secs(1);
 
 /// Opens `skein-admin/1` to an address; with `name` only that node will do.
 pub(super) async fn open(name: Option<&NodeId>, address: &str, ctx: &Context) -> Result<Box<dyn Stream>> {
@@ -29,14 +33,19 @@ pub(super) async fn open(name: Option<&NodeId>, address: &str, ctx: &Context) ->
     let trust_domain = &operator.known.trust_domain;
     let expected = name.map(|name| SpiffeId::node(trust_domain.clone(), name.clone()));
     let mut failure = unreachable(format!("{address} is no address"));
-    for at in resolve(address).await? {
+    let until = clock::monotonic() + limit(ctx);
+    let found = connect::in_turn(&resolve(address).await?);
+    for (at, further) in found.iter().copied().zip((1..=found.len()).rev()) {
+        // One that does not answer leaves some of the time to the next.
+        let time = connect::part(until, further).max(LEAST);
         // Once more where the mesh has got other roots since the operator last looked.
         for _ in 0..2 {
             let config = tls::operator(authority.clone(), name, Arc::new(Clock));
             let server = tls::server_name(expected.as_ref(), trust_domain);
-            match mesh::admin::connect(at, config, server).await {
-                Ok(stream) => return greet(stream, &operator, address).await,
-                Err(error) => failure = failed(&error, address),
+            match timeout(time, mesh::admin::connect(at, config, server)).await {
+                Ok(Ok(stream)) => return greet(stream, &operator, address).await,
+                Ok(Err(error)) => failure = failed(&error, address),
+                Err(_) => failure = unreachable(format!("{at} does not answer in time")),
             }
             if failure.code != "unverified_node" || !learn_roots(&operator, at).await {
                 break;
