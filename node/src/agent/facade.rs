@@ -302,6 +302,7 @@ impl Agent {
         }));
         troubles.extend(self.inner.sync.drift.trouble());
         troubles.extend(self.address_trouble());
+        troubles.extend(self.not_reached());
         troubles.extend(self.inner.local.not_granted());
         troubles.extend(self.inner.not_reloaded.load().as_deref().cloned());
         troubles.extend(self.inner.group_troubles.load().iter().map(doors::told));

@@ -307,11 +307,14 @@ impl Worker {
     }
 
     async fn dial_for(&self, group: &Group, target: Target) -> Result<(), Error> {
-        let shown = Shown::on(&self.shared.mesh, &target);
+        let (shown, whom) = (Shown::on(&self.shared.mesh, &target), (target.node.clone(), target.address));
         let result = match self.admit(&target) {
             Ok(()) => dial::dial(&self.shared.mesh, quic::started(self.shared.endpoint.clone()).await, target).await,
             Err(error) => Err(error),
         };
+        if let (Some(node), address) = &whom {
+            self.note(node, *address, &result);
+        }
         match result {
             Ok(Dialled { carrier: Carrier::Quic(quic), peer, chain }) => {
                 let (live, handle) = (&self.shared.mesh.shared.live, Handle::Quic(quic.clone()));
@@ -333,12 +336,22 @@ impl Worker {
         }
     }
 
+    /// Notes whether a node is reached where it tells.
+    fn note(&self, node: &NodeId, address: SocketAddr, result: &Result<Dialled, Error>) {
+        self.shared.mesh.shared.unreached.note(node, address, result.as_ref().err(), clock::uptime());
+    }
+
     /// A stream on a TLS connection of its own, preface sent.
     async fn over_tcp(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<VirtualStream, Error> {
         let target = self.target(call, 0);
         self.counted(self.admit(&target))?;
         let shown = Shown::on(&self.shared.mesh, &target);
-        match self.counted(dial::dial_tcp(&self.shared.mesh, &target).await)? {
+        let result = dial::dial_tcp(&self.shared.mesh, &target).await;
+        // Where it is one of two ways, the other one may do.
+        if result.is_ok() || self.is_tcp_only(group, call) {
+            self.note(call.node, call.address, &result);
+        }
+        match self.counted(result)? {
             Dialled { carrier: Carrier::Tcp(tls), peer, chain } => {
                 adopt(group, Secure::dialled(&self.shared.mesh, tls, peer, chain, shown), call.preface).await
             }

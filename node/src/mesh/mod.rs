@@ -32,6 +32,7 @@ mod steer;
 pub mod stream;
 mod tls_tcp;
 mod udp;
+mod unreached;
 
 use crate::lock::lock;
 use std::{
@@ -57,6 +58,7 @@ pub use conversation::{admin, join};
 pub use error::{Error, Fault, Limit, Retry};
 pub use preface::{Preface, Protocol};
 pub(crate) use tls_tcp::PROBES;
+pub use unreached::NotReached;
 
 use crate::{clock, tasks::Tasks};
 use blocked::Blocked;
@@ -183,6 +185,8 @@ struct Shared {
     udp_blocked: Blocked,
     /// Addresses where TCP did not answer and UDP did: tunnels go over QUIC there.
     tcp_blocked: Blocked,
+    /// Nodes that were dialled in vain.
+    unreached: unreached::Unreached,
     /// All endpoints that were started, to close them.
     endpoints: Mutex<Vec<quinn::Endpoint>>,
     /// Without steering: the one endpoint, once worker 0 has made it.
@@ -263,6 +267,7 @@ impl Mesh {
             judge_again: Mutex::default(),
             udp_blocked: Blocked::default(),
             tcp_blocked: Blocked::default(),
+            unreached: unreached::Unreached::default(),
             endpoints: Mutex::default(),
             single: watch::Sender::new(None),
             control,
@@ -300,6 +305,12 @@ impl Mesh {
     #[must_use]
     pub fn data_connections(&self) -> usize {
         self.shared.live.outbound()
+    }
+
+    /// The nodes to which no data connection could be dialled for a while, and none could be since.
+    #[must_use]
+    pub fn not_reached(&self) -> Vec<NotReached> {
+        self.shared.unreached.lasting(clock::uptime())
     }
 
     /// Closes all data connections to a node at once (it is dead, has left, or was evicted): requests in flight fail as reset.

@@ -177,6 +177,11 @@ pub const KNOWN: &[Known] = &[
         "start one (`skein members --all` marks them); if all are lost, `skein ca promote NODE` with root.key",
     ),
     degraded(
+        "node_not_reached",
+        "a node is alive, and at the address that it tells nobody answers requests of this one: a NAT, a firewall, or a wrong `advertise`",
+        "let UDP and TCP to its mesh port through; or write an address by which it is reached into its `[mesh] advertise`, and restart it",
+    ),
+    degraded(
         "not_granted",
         "a service of `skein.toml` is not granted to this node: it waits",
         "`skein grant NODE NS/NAME=SA`, as the hint writes it",

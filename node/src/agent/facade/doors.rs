@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use membership::view::MemberState;
+
 use super::Agent;
 use crate::{
     agent::{
@@ -15,11 +17,14 @@ use crate::{
         whereabouts,
     },
     clock,
+    mesh::NotReached,
     secrets::Secrets,
     snapshot::{Captures, Doors, PlaintextPort, Trouble},
     tasks::Tasks,
 };
 
+/// Nodes that are named as not reached.
+const NOT_REACHED: usize = 8;
 /// How often it is looked whether a capture's guard is still there.
 const GUARD_LOOK: Duration = Duration::from_secs(1);
 
@@ -98,6 +103,27 @@ impl Agent {
         let others = view.members().values().filter(|member| member.id != *self.node() && member.usable());
         let others = others.filter_map(|member| member.addresses.first().copied());
         whereabouts::trouble(*told, &self.inner.sync.world.own_ports().machine, others)
+    }
+}
+
+impl Agent {
+    /// Nodes that live, and at whose addresses requests from here meet nobody.
+    pub(super) fn not_reached(&self) -> Vec<Error> {
+        let view = self.view();
+        let is_told = |one: &NotReached| {
+            let member = view.member(&one.node);
+            member.is_some_and(|member| member.state == MemberState::Alive && member.addresses.contains(&one.address))
+        };
+        let trouble = |NotReached { node, address, reason }: NotReached| {
+            let link = self.inner.sync.links.to(&node);
+            let dials = if link.is_some_and(|link| !link.dialled()) { "dials this node" } else { "is alive" };
+            let message =
+                format!("{node} {dials}, and at {address}, which it tells, requests from here meet nobody: {reason}");
+            let hint = "let UDP and TCP to that address through; or write one by which it is reached into its [mesh] advertise, and restart it";
+            fail("node_not_reached", message, hint)
+        };
+        let lasting = self.inner.sync.mesh.not_reached();
+        lasting.into_iter().filter(is_told).take(NOT_REACHED).map(trouble).collect()
     }
 }
 
