@@ -27,8 +27,8 @@ const fn degraded(code: &'static str, about: &'static str, todo: &'static str) -
 pub const KNOWN: &[Known] = &[
     degraded(
         "address_not_here",
-        "others are told an address of loopback, or one that this machine does not have",
-        "write one by which others reach it into `[mesh] advertise`, and restart the node",
+        "others are told an address of loopback, one that this machine does not have, or one of IPv6 while the mesh port takes IPv4 only",
+        "write one by which others reach it into `[mesh] advertise`, or `[::]:15008` into `listen`, and restart the node",
     ),
     degraded(
         "address_refused",

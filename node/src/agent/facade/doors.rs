@@ -96,10 +96,13 @@ impl Agent {
         of_doors.chain(&outside).chain(&*tls).chain(&captured).map(told).collect()
     }
 
-    /// The mesh address that others are told, where nobody configured it and it leads them nowhere.
+    /// The mesh address that others are told, where it leads them nowhere. One that is configured may be another device's.
     pub(super) fn address_trouble(&self) -> Option<Error> {
-        let view = self.view();
-        let told = view.member(self.node())?.addresses.first().filter(|_| self.config().mesh.advertise.is_none())?;
+        let (view, config) = (self.view(), self.config());
+        if let Some(told) = config.mesh.advertise {
+            return whereabouts::deaf(told, config.mesh.listen, &self.inner.sync.world.own_ports().machine);
+        }
+        let told = view.member(self.node())?.addresses.first()?;
         let others = view.members().values().filter(|member| member.id != *self.node() && member.usable());
         let others = others.filter_map(|member| member.addresses.first().copied());
         whereabouts::trouble(*told, &self.inner.sync.world.own_ports().machine, others)
