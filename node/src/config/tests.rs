@@ -100,6 +100,13 @@ fn a_complaint_points_at_line_and_column() {
     let (line, column, message) = refused("[mesh]\nlisten = \"nonsense\"\n");
     assert_eq!((line, column), (5, 10));
     assert!(message.contains("nonsense"));
+    for peer in ["2001:db8::5", "[fe80::1%eth0]:15008", "[web-2]:15008", "web-2", "web 2:1", "web-2:0"] {
+        let (line, _, message) = refused(&format!("[mesh]\npeers = [\"{peer}\"]\n"));
+        assert!(line == 5 && message.contains("is no HOST:PORT"), "{peer}: {message} at {line}");
+    }
+    for peer in ["[2001:db8::5]:15008", "[fe80::1%2]:15008", "10.0.0.4:1", "web-2:15008"] {
+        assert_eq!(parse(&format!("[mesh]\npeers = [\"{peer}\"]\n")).unwrap().mesh.peers, [peer]);
+    }
     assert_eq!(refused("[runtime]\nworkers = 0\n").0, 5);
     assert_eq!(refused("[runtime]\ndrain = \"8 parsecs\"\n").0, 5);
     assert_eq!(refused("[runtime]\nworkers = \"four\"\n").0, 5);

@@ -16,7 +16,7 @@ use hickory_proto::{
 };
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     path::Path,
     sync::{
         Arc,
@@ -228,12 +228,27 @@ fn changed(file: &Path) -> Option<SystemTime> {
     std::fs::metadata(file).and_then(|about| about.modified()).ok()
 }
 
-/// The `nameserver` lines of resolv.conf(5).
+/// The `nameserver` lines of resolv.conf(5). What is no address of this machine's interfaces is left out, and told.
 fn parse(text: &str) -> Vec<SocketAddr> {
     let text = text.get(..FILE_BYTES).unwrap_or(text);
     let lines = text.lines().filter_map(|line| line.strip_prefix("nameserver")?.split_whitespace().next());
-    // A zone (`fe80::1%eth0`) names an interface, which a socket address has as a number only.
-    lines.filter_map(|address| address.parse::<IpAddr>().ok()).map(|address| SocketAddr::new(address, 53)).collect()
+    let known = |address: &str| {
+        let known = at(address);
+        if known.is_none() {
+            tracing::warn!("{FILE} names a resolver {address}, which is no address here: it is left out");
+        }
+        known
+    };
+    lines.filter_map(known).collect()
+}
+
+/// Port 53 of an address. A zone (`fe80::1%eth0`) names an interface, or says its number as a socket address does.
+fn at(address: &str) -> Option<SocketAddr> {
+    let Some((address, zone)) = address.split_once('%') else {
+        return Some(SocketAddr::new(address.parse().ok()?, 53));
+    };
+    let number = zone.parse().ok().or_else(|| nix::net::if_::if_nametoindex(zone).ok())?;
+    Some(SocketAddrV6::new(address.parse().ok()?, 53, 0, number).into())
 }
 
 async fn by_udp(resolver: SocketAddr, query: &[u8], question_ends: usize) -> io::Result<Vec<u8>> {
@@ -325,8 +340,10 @@ mod tests {
 
     #[test]
     fn resolv_conf_is_read_as_others_read_it() {
-        let text = "# nameserver 9.9.9.9\nsearch shop\nnameserver 10.0.0.2\nnameserver\t::1 # here\nnameserver fe80::1%eth0\noptions ndots:5\n";
-        assert_eq!(parse(text), ["10.0.0.2:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
+        let text = "# nameserver 9.9.9.9\nsearch shop\nnameserver 10.0.0.2\nnameserver\t::1 # here\nnameserver fe80::1%lo\nnameserver fe80::2%7\nnameserver fe80::3%nosuch0\noptions ndots:5\n";
+        // Of `lo` the number is known: the first interface of every machine.
+        let wanted = ["10.0.0.2:53", "[::1]:53", "[fe80::1%1]:53", "[fe80::2%7]:53"];
+        assert_eq!(parse(text), wanted.map(|address| address.parse().unwrap()));
         assert_eq!(parse(""), []);
     }
 
