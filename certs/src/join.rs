@@ -3,6 +3,8 @@
 //! `Hello -> Chain -> Prove -> Reply | Refusal`. The joiner believes the RoleSet chain only if it starts at the token's genesis and
 //! reaches the token's number; under it the TLS peer must be the token's enroller; only then it sends `Prove`. That message reveals
 //! the secret, so that the enroller needs only the hash of the NodeGrant, and binds it by HMAC to this TLS session and to the keys.
+//!
+//! Envelope and refusal are the same in every version of the exchange: whoever speaks another one is told so.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -27,8 +29,11 @@ use crate::{
     verify::{Authority, Link, Peer, VerifyError, verify, verify_lapsed_ca},
 };
 
-/// Version of the exchange.
+/// Version of the exchange that this build speaks.
 pub const VERSION: u8 = 1;
+
+/// Kind of [`Message::Refusal`].
+const REFUSAL: u16 = 6;
 
 /// Most bytes of a message that carries policy: a chain or a reply.
 pub const MAX_MESSAGE: usize = 8 << 20;
@@ -113,7 +118,11 @@ impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Token, TokenError> {
-        let encoded = text.trim().strip_prefix(PREFIX).ok_or(TokenError("it does not begin with `skein1.`"))?;
+        let text = text.trim();
+        if text.strip_prefix("skein").is_some_and(|rest| rest.starts_with(|first| matches!(first, '2'..='9'))) {
+            return Err(TokenError("a newer skein made it; join with that version"));
+        }
+        let encoded = text.strip_prefix(PREFIX).ok_or(TokenError("it does not begin with `skein1.`"))?;
         if encoded.len() > MAX_TOKEN * 4 / 3 {
             return Err(TokenError("too long"));
         }
@@ -157,10 +166,24 @@ pub enum Message {
     Refusal(JoinRefusal),
 }
 
+/// Why bytes are no message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// Damaged or too long.
+    #[error("what is no message of an enrolment: {0}")]
+    Damaged(#[from] CodecError),
+    /// Of this version of the exchange, which is not [`VERSION`].
+    #[error("version {0} of the enrolment instead of {own}", own = VERSION)]
+    Version(u8),
+    /// Of a kind that this build does not know.
+    #[error("an unknown message of an enrolment, of kind {0}")]
+    Kind(u16),
+}
+
 /// Opens the exchange.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Version of the exchange.
+    /// Version of the exchange that the joiner speaks.
     pub version: u8,
 }
 
@@ -241,7 +264,7 @@ impl Message {
             Message::Prove(body) => (3, codec::encode_secret(body)),
             Message::Renew(body) => (4, codec::encode_secret(body)),
             Message::Reply(body) => (5, codec::encode_secret(body)),
-            Message::Refusal(body) => (6, codec::encode_secret(body)),
+            Message::Refusal(body) => (REFUSAL, codec::encode_secret(body)),
         };
         let mut envelope = Envelope { version: VERSION, kind, body: std::mem::take(&mut *body) };
         let bytes = codec::encode_secret(&envelope);
@@ -252,22 +275,26 @@ impl Message {
     /// Reads a message of at most [`MAX_MESSAGE`] bytes; those of the joiner have at most [`MAX_REQUEST_MESSAGE`].
     ///
     /// # Errors
-    /// Too long, damaged, or of a kind that this build does not know.
-    pub fn decode(bytes: &[u8]) -> Result<Message, CodecError> {
+    /// Too long, damaged, or of a version or kind that this build does not know.
+    pub fn decode(bytes: &[u8]) -> Result<Message, Unread> {
         fn small<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
             codec::decode::<T, MAX_REQUEST_MESSAGE>(body)
         }
-        let Envelope { kind, body, .. } = codec::decode::<Envelope, MAX_MESSAGE>(bytes)?;
+        let Envelope { version, kind, body } = codec::decode::<Envelope, MAX_MESSAGE>(bytes)?;
         let body = Zeroizing::new(body);
-        match kind {
+        if version != VERSION && kind != REFUSAL {
+            return Err(Unread::Version(version));
+        }
+        let message = match kind {
             1 => small(&body).map(Message::Hello),
             2 => codec::decode::<Chain, MAX_MESSAGE>(&body).map(Message::Chain),
             3 => small(&body).map(Message::Prove),
             4 => small(&body).map(Message::Renew),
             5 => codec::decode::<JoinReply, MAX_MESSAGE>(&body).map(Message::Reply),
-            6 => small(&body).map(Message::Refusal),
-            _ => Err(CodecError(format!("join message of unknown kind {kind}"))),
-        }
+            REFUSAL => small(&body).map(Message::Refusal),
+            _ => return Err(Unread::Kind(kind)),
+        };
+        Ok(message?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Signs what this node says of itself.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use certs::{
     codec,
@@ -31,6 +31,26 @@ impl Author {
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The generation and the number of what it signed last.
+    pub(crate) fn rank(&self) -> (u64, u64) {
+        (self.generation, self.sequence)
+    }
+
+    /// Whether a record that bears its key counts beside what it says, or more, and this run has not signed it: one of a higher
+    /// generation; or of its own, and later than what it said last in that section. The latter is so where a virtual machine was put back to
+    /// an earlier state with its memory, or runs twice.
+    pub(crate) fn is_outdone_by(&self, record: &SignedRecord) -> bool {
+        let said = |said: &Arc<SignedRecord>| {
+            record.sequence() < said.sequence()
+                || record.sequence() == said.sequence() && record.payload() == said.payload()
+        };
+        match record.generation().cmp(&self.generation) {
+            Ordering::Less => false,
+            Ordering::Equal => !self.records.get(&record.section()).is_some_and(said),
+            Ordering::Greater => true,
+        }
     }
 
     /// What verifies its records.

@@ -128,7 +128,8 @@ pub struct Policy {
     pub audit: (u64, Digest),
 }
 
-/// What a node intends.
+/// What a node intends. A reader takes what it does not know for [`Status::Draining`]: it sends nothing new there, and nothing that is under
+/// way ends. What leaves a node in service belongs into another section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Status {
     /// In service.

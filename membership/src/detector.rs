@@ -283,7 +283,8 @@ impl Detector {
         vec![Order::Ping { to: target.clone(), nonce: own }]
     }
 
-    /// A relay's answer.
+    /// A relay's answer, to whichever round it was asked in: a slow one may be asked again before it has answered, so the number is not
+    /// compared.
     pub(crate) fn answered(&mut self, relay: &NodeId, target: &NodeId, reached: bool, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(target) else { return Vec::new() };
         let asked = peer.check.as_mut().is_some_and(|check| check.waiting.remove(relay));

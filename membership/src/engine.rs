@@ -229,11 +229,17 @@ impl Engine {
         self.detector.stood_still(milliseconds, self.steady);
     }
 
-    /// When `Tick` is due.
+    /// How long after the last event `Tick` is due, in milliseconds.
+    #[must_use]
+    pub fn pause(&self) -> u64 {
+        let due = [self.rumor.due(), self.fetch.due(), Some(self.tick_due)].into_iter().flatten().min();
+        due.map_or(TICK_MS, |due| due.saturating_sub(self.steady)).max(1)
+    }
+
+    /// The same by the clock of the last event, for one that nobody sets.
     #[must_use]
     pub fn wake(&self) -> Millis {
-        let due = [self.rumor.due(), self.fetch.due(), Some(self.tick_due)].into_iter().flatten().min();
-        self.wall + due.map_or(TICK_MS, |due| due.saturating_sub(self.steady)).max(1)
+        self.wall + self.pause()
     }
 
     /// All members as this node sees them now.

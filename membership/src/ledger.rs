@@ -47,7 +47,7 @@ pub(crate) struct Ledger {
     nodes: BTreeMap<NodeId, Node>,
     /// Who signed two records under one number. One per granted node at most.
     quarantined: BTreeMap<NodeId, Quarantine>,
-    /// Whose certificates have ended by this node's clock, which may be wrong. One per granted node at most.
+    /// Whose certificates do not hold by this node's clock, which may be wrong. One per granted node at most.
     lapsed: BTreeMap<NodeId, disk::Lapsed>,
 }
 
@@ -256,9 +256,15 @@ impl Ledger {
         (changed, gone)
     }
 
-    /// Whether certificates have ended, or hold again because the clock was set back.
+    /// Forgets what is held of a node: it begins anew.
+    pub(crate) fn forget(&mut self, node: &NodeId) {
+        self.nodes.remove(node);
+    }
+
+    /// Whether certificates have ended, or may hold again because the clock was set.
     pub(crate) fn expired(&self, now: Millis) -> bool {
-        self.nodes.values().any(|node| node.facts.not_after < now) || self.lapsed.values().any(|lapsed| now < lapsed.at)
+        self.nodes.values().any(|node| node.facts.not_after < now)
+            || self.lapsed.values().any(|lapsed| lapsed.is_due(now))
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeId> {
@@ -306,7 +312,7 @@ impl Ledger {
         let parts = parts.take_while(|(section, _)| section.base() == Section::SUSPICIONS);
         let accused = parts.filter_map(|(_, (_, part))| match part {
             Part::Suspicions(accused) => Some(accused.iter()),
-            Part::Outliers(_) | Part::Demand(_) => None,
+            Part::Outliers(_) | Part::Demand(_) | Part::Unknown => None,
         });
         accused.flatten()
     }
@@ -316,7 +322,7 @@ impl Ledger {
         let parts = self.nodes.get(node).into_iter().flat_map(|node| node.moment.values());
         let accuses = move |part: &Part| match part {
             Part::Suspicions(accused) => accused.iter().any(|latest| latest.node == *of),
-            Part::Outliers(_) | Part::Demand(_) => false,
+            Part::Outliers(_) | Part::Demand(_) | Part::Unknown => false,
         };
         parts.filter(move |(_, part)| accuses(part)).map(|(record, _)| record)
     }

@@ -26,7 +26,8 @@ const VERSION: u8 = 1;
 const KIND: &str = "skein.record/1";
 const GENERATION_RANDOM_BITS: u32 = 24;
 
-/// What a record speaks of. Sections that a reader does not know are kept and relayed.
+/// What a record speaks of. Sections that a reader does not know are relayed all the same: those below [`Section::MOMENT`] it keeps, those
+/// from there on it passes on and forgets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Section(pub u16);
 
@@ -45,12 +46,14 @@ impl Section {
     pub const SERVICES: Section = Section(0x100);
     /// First part of their health.
     pub const HEALTH: Section = Section(0x200);
-    /// First part of how its requests fare: of the moment, see [`crate::statement`].
-    pub const OUTLIERS: Section = Section(0x300);
+    /// From here on all sections speak of the moment, those of builds to come, too: see [`crate::statement`].
+    pub const MOMENT: Section = Section(0x8000);
+    /// First part of how its requests fare: of the moment.
+    pub const OUTLIERS: Section = Section(0x8100);
     /// First part of what is asked of it under limits of the whole mesh: of the moment.
-    pub const DEMAND: Section = Section(0x400);
+    pub const DEMAND: Section = Section(0x8200);
     /// Whom it finds silent: of the moment.
-    pub const SUSPICIONS: Section = Section(0x500);
+    pub const SUSPICIONS: Section = Section(0x8300);
     /// Parts that each of these may have.
     pub const PARTS: u16 = 16;
 
@@ -68,10 +71,11 @@ impl Section {
         }
     }
 
-    /// Whether it speaks of the moment: then it is worthless when old, and neither listed, repaired nor stored.
+    /// Whether it speaks of the moment: then it is worthless when old, and neither listed, repaired nor stored. The number alone says so,
+    /// for nodes of different builds must count the same among what lasts.
     #[must_use]
     pub fn is_of_the_moment(self) -> bool {
-        matches!(self.base(), Section::OUTLIERS | Section::DEMAND | Section::SUSPICIONS)
+        self >= Section::MOMENT
     }
 
     /// Whether other nodes keep it on their disks. Health is worth nothing after a restart: who is alive then says it anew.
@@ -300,10 +304,13 @@ impl fmt::Debug for SignedRecord {
 }
 
 /// The generation of a starting process: above the `stored` one, above that of own records which peers hold, and not
-/// below the clock. Must be durable before use. The low 24 bits are `random`, so that two copies of one state differ.
+/// below the clock. One that lies farther ahead of the clock than peers take counts for nothing: it was drawn by a clock that was wrong.
+/// Must be durable before use. The low 24 bits are `random`, so that two copies of one state differ.
 #[must_use]
 pub fn next_generation(stored: u64, seen: u64, now: Millis, random: u32) -> u64 {
-    let counter = (stored.max(seen) >> GENERATION_RANDOM_BITS).max(now / 1_000) + 1;
+    let counts = |generation: &u64| plausible_generation(*generation, now);
+    let last = [stored, seen].into_iter().filter(counts).max().unwrap_or(0);
+    let counter = (last >> GENERATION_RANDOM_BITS).max(now / 1_000) + 1;
     (counter << GENERATION_RANDOM_BITS) | u64::from(random & ((1 << GENERATION_RANDOM_BITS) - 1))
 }
 
@@ -349,11 +356,26 @@ mod tests {
     #[test]
     fn generations_rise_whatever_the_clock_says() {
         let first = next_generation(0, 0, 1_800_000_000_000, u32::MAX);
-        assert!(next_generation(first, 0, 0, 0) > first);
-        assert!(next_generation(0, first, 0, 0) > first);
+        let earlier = 1_800_000_000_000 - 300 * 86_400_000;
+        assert!(next_generation(first, 0, earlier, 0) > first);
+        assert!(next_generation(0, first, earlier, 0) > first);
         assert!(next_generation(0, 0, 1_800_000_001_000, 0) > first);
         assert!(plausible_generation(first, 1_800_000_000_000));
         assert!(!plausible_generation(u64::MAX, 1_800_000_000_000));
+    }
+
+    #[test]
+    fn a_clock_that_was_years_ahead_once_makes_no_node_mute() {
+        let now = 1_800_000_000_000;
+        let first = next_generation(0, 0, now, 0);
+        let ahead = next_generation(first, 0, now + 400 * 86_400_000, 0);
+        assert!(ahead > first && !plausible_generation(ahead, now));
+        for (stored, seen) in [(ahead, 0), (0, ahead), (u64::MAX, ahead)] {
+            let next = next_generation(stored, seen, now, 0);
+            assert!(plausible_generation(next, now) && next > now / 1_000 << GENERATION_RANDOM_BITS, "{next}");
+        }
+        // What is plausible still counts beside it.
+        assert!(next_generation(first, ahead, now, 0) > first);
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Spreads fresh records over open links: the first of an author at once, those following within 10 ms together. What others
-//! say meanwhile waits for nobody, or each hop would add those 10 ms, unless a crowd speaks. Where all are linked with all, an author tells everybody and each passes on to a few. In a sparse mesh a record goes whole to a few links,
-//! and the others hear that it is there and pull it if it does not come (after Plumtree, Leitao et al. 2007).
+//! say meanwhile waits for nobody, or each hop would add those 10 ms, unless a crowd speaks. Where all are linked with all, an author
+//! tells everybody and each passes on to a few. In a sparse mesh a record goes whole to a few links, and the others hear that it is
+//! there and pull it if it does not come (after Plumtree, Leitao et al. 2007).
 //!
 //! Each lane has a budget. What exceeds it is only announced; what cannot be pulled, because it is of the moment, is left
 //! out. Liveness has none here, so that nobody can use up what others need: its budget is each author's own, see

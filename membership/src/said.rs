@@ -47,7 +47,8 @@ impl Part {
         let read = match section.base() {
             Section::TABLE => Table::read(body).map(|table| Part::Table(Arc::new(table))),
             Section::ADDRESS => Address::read(body).map(|address| Part::Address(Arc::new(address))),
-            Section::STATUS => Status::read(body).map(Part::Status),
+            // Whatever a later build means by its word, it is not simply that all is well.
+            Section::STATUS => Ok(Part::Status(Status::read(body).unwrap_or(Status::Draining))),
             Section::POLICY => Policy::read(body).map(|policy| Part::Policy(Arc::new(policy))),
             Section::SERVICES => Vec::read(body).map(|services| Part::Services(services.into())),
             Section::HEALTH => Vec::read(body).map(|health| Part::Health(health.into())),

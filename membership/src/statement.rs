@@ -2,6 +2,7 @@
 //! once like any record, but worthless when old. So the node's table does not list it, nobody fetches, repairs or stores
 //! it, and it is no part of the View: who hears it is told by [`Effect::Heard`](crate::engine::Effect::Heard), and by
 //! [`Effect::Lost`](crate::engine::Effect::Lost) when its author is gone. A link that comes up brings the latest.
+//! Headings that a later build added are passed on unread.
 
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ pub const OUTLIERS: usize = 128;
 pub const DEMANDS: usize = 128;
 /// Members that [`Section::SUSPICIONS`] names: it has one part.
 pub const SUSPICIONS: usize = 128;
+/// Sections of one node under headings that this build does not know.
+pub(crate) const UNKNOWN: usize = 32;
 /// Nodes to which one [`DemandRecord`] has given.
 pub const GIVEN: usize = 256;
 /// The largest `demand` and gift: a sum over a thousand nodes stays far below what 64 bits hold.
@@ -75,6 +78,8 @@ pub(crate) enum Part {
     Outliers(Arc<[OutlierRecord]>),
     Demand(Arc<[DemandRecord]>),
     Suspicions(Arc<[Latest]>),
+    /// Under a heading of a build to come.
+    Unknown,
 }
 
 impl Part {
@@ -85,7 +90,7 @@ impl Part {
                 let granted = accused.iter().filter(|latest| authority.grants.contains_key(&latest.node));
                 Part::Suspicions(granted.cloned().collect())
             }
-            Part::Outliers(_) | Part::Demand(_) | Part::Suspicions(_) => self,
+            Part::Outliers(_) | Part::Demand(_) | Part::Suspicions(_) | Part::Unknown => self,
         }
     }
 
@@ -95,6 +100,7 @@ impl Part {
             Section::OUTLIERS => Vec::read(body).map(|records| Part::Outliers(records.into())),
             Section::DEMAND => Vec::read(body).map(|records| Part::Demand(records.into())),
             Section::SUSPICIONS => Vec::read(body).map(|records| Part::Suspicions(records.into())),
+            _ if section.is_of_the_moment() => Ok(Part::Unknown),
             _ => Err(RecordError::Invalid { field: "section", rule: "one that speaks of the moment" }),
         }
     }
@@ -109,6 +115,7 @@ impl Statement {
                 Part::Outliers(records) => outliers.push(records.clone()),
                 Part::Demand(records) => demands.push(records.clone()),
                 Part::Suspicions(records) => suspicions.push(records.clone()),
+                Part::Unknown => {}
             }
         }
         match base {

@@ -311,6 +311,7 @@ fn start_workers(
         });
         threads.push(thread.map_err(internal)?);
     }
+    tasks.watch_workers();
     Ok(threads)
 }
 
@@ -405,6 +406,8 @@ async fn start_control(
     }
     let state = known.world.current().load().state.clone();
     renewal.local.set(&config.services, &state).await;
+    let local = renewal.local.clone();
+    tasks.kept("workers", move || local.clone().follow_workers());
     tasks.critical("policy", sync.clone().run());
     tasks.critical("rotation", rotation::run(sync.clone()));
     tasks.critical("renewal", renewal.run());

@@ -1,12 +1,20 @@
 //! The only clock: wall time for what is signed and dated, monotonic time for durations.
 #![expect(clippy::disallowed_methods, reason = "this is the clock that everybody else must use")]
 
+mod reached;
+
 use std::{
-    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use certs::codec::Millis;
+
+use crate::lock::lock;
+use reached::Reached;
 
 /// The machine's clock. rustls reads it too, through [`certs::tls::Clock`].
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,16 +54,28 @@ pub fn offset() -> i64 {
     OFFSET.load(Relaxed)
 }
 
-/// The latest begin of a certificate that verified while this machine's clock was past it.
+/// What may become the mark.
+static REACHED: Mutex<Reached> = Mutex::new(Reached::NOTHING);
+/// The latest begin of a certificate that verified while this machine's clock was past it, and had gone on undisturbed for hours.
 static MARK: AtomicU64 = AtomicU64::new(0);
 /// The same less the uptime at which it was known: time is never before their sum.
 static FLOOR: AtomicI64 = AtomicI64::new(i64::MIN);
 
 /// Notes the begin of a peer's chain that verified. One that this machine's own clock has not reached proves nothing: else whoever may
-/// issue certificates could push a node's time ahead, one tolerance after the other.
+/// issue certificates could push a node's time ahead, one tolerance after the other. Nor does one that it has reached before it has gone
+/// on undisturbed for six hours: while it is ahead, anybody could.
 pub fn observe(not_before: Millis) {
-    if not_before <= machine() {
-        resume(not_before);
+    look(Some(not_before));
+}
+
+/// Takes what was observed for the mark, once it counts. To be called now and then.
+pub fn settle() {
+    look(None);
+}
+
+fn look(not_before: Option<Millis>) {
+    if let Some(mark) = lock(&REACHED).look(not_before, machine(), uptime()) {
+        resume(mark);
     }
 }
 
@@ -156,13 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_own_clock_has_not_reached_proves_nothing() {
+    fn a_mark_of_an_earlier_run_is_where_time_goes_on() {
         let now = machine();
-        observe(now + 3_600_000);
-        assert!(mark() < now + 3_600_000 && behind() == 0);
-        observe(now - 3_600_000);
-        assert!(mark() >= now - 3_600_000);
-        assert!(wall() >= now && behind() == 0);
+        observe(now - 1_000);
+        settle();
+        assert_eq!((mark(), behind()), (0, 0), "for hours nothing new becomes one");
+        resume(now - 3_600_000);
+        assert!(mark() == now - 3_600_000 && wall() >= now && behind() == 0);
     }
 
     #[test]

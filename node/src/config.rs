@@ -141,6 +141,10 @@ pub struct Dns {
     pub addresses: Cidr,
     /// Who is asked for other names; none means whom `/etc/resolv.conf` names.
     pub upstreams: Option<Vec<SocketAddr>>,
+    /// Ports of services that are not opened at the addresses: programs of this machine have them, or will.
+    pub exclude_ports: std::collections::BTreeSet<u16>,
+    /// Requests at the addresses may have a Host that the mesh does not know.
+    pub any_host: bool,
     /// Who calls at the addresses; names without a namespace are of its own.
     pub speaker: SpeakerName,
 }
@@ -257,7 +261,7 @@ pub struct Check {
     pub probe: Probe,
     /// Whom it asks: the target of one port; where each port is asked, the first one's.
     pub target: SocketAddr,
-    /// What that port speaks: an HTTP check speaks the same.
+    /// What is spoken there: an HTTP check speaks the same.
     pub protocol: Protocol,
     /// Time between two checks.
     pub interval: Duration,

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod connect;
 pub mod demo;
 pub mod descriptors;
 pub mod dns;

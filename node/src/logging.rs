@@ -1,12 +1,39 @@
 //! Logs on standard error, as text or JSON; the panic hook that writes to them.
 
-use std::{ffi::OsString, sync::OnceLock};
+use std::{ffi::OsString, fmt, sync::OnceLock};
 
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    field::RecordFields,
+    fmt::{
+        FormatFields, MakeWriter,
+        format::{DefaultFields, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    reload,
+    util::SubscriberInitExt,
+};
 
 use crate::config::{Log, LogFormat};
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Fields of an event or span as text on one line: what somebody else said in them begins no line of its own, and moves no cursor.
+#[derive(Default)]
+struct OneLine(DefaultFields);
+
+impl<'w> FormatFields<'w> for OneLine {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut text = String::new();
+        self.0.format_fields(Writer::new(&mut text), fields)?;
+        text.chars().try_for_each(|letter| match letter.is_control() {
+            true => write!(writer, "{}", letter.escape_default()),
+            false => writer.write_char(letter),
+        })
+    }
+}
 
 /// Reads a `tracing` filter such as `info` or `info,node::mesh=debug`.
 ///
@@ -23,16 +50,24 @@ pub fn start(log: &Log) {
         change(log);
         return;
     }
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(true);
+    let json = || tracing_subscriber::fmt::layer().with_writer(std::io::stderr).json().flatten_event(true);
     // A subscriber that someone else set (a test) stays; that is no reason not to run.
     let _ = match log.format {
-        LogFormat::Text => tracing_subscriber::registry().with(layer).with(lines.with_ansi(false)).try_init(),
-        LogFormat::Json => tracing_subscriber::registry().with(layer).with(lines.json().flatten_event(true)).try_init(),
+        LogFormat::Text => tracing_subscriber::registry().with(layer).with(text(std::io::stderr)).try_init(),
+        LogFormat::Json => tracing_subscriber::registry().with(layer).with(json()).try_init(),
     };
     catch_panics();
     if let Some(Err(error)) = chosen() {
         tracing::warn!("RUST_LOG is no log filter, so `{}` counts: {error}", log.filter);
     }
+}
+
+fn text<S, W>(writer: W) -> impl Layer<S>
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+    W: for<'w> MakeWriter<'w> + 'static,
+{
+    tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).fmt_fields(OneLine::default())
 }
 
 /// Applies a changed level; the form of lines stays until the next start.
@@ -73,9 +108,44 @@ fn catch_panics() {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStringExt as _;
+    use std::{
+        io,
+        os::unix::ffi::OsStringExt as _,
+        sync::{Arc, Mutex},
+    };
 
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_is_in_it() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let subscriber = tracing_subscriber::registry().with(text(move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let _span = tracing::error_span!("fetch", from = %"a\nb").entered();
+            tracing::error!(source = %"c\r\nd", "cannot be fetched: {}", "http://x/\n2026-01-01 ERROR node: FORGED \x1b[2J");
+        });
+        let said = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.ends_with('\n') && said.matches(char::is_control).count() == 1, "{said:?}");
+        for part in ["a\\nb", "c\\r\\nd", "x/\\n2026", "FORGED"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
 
     #[test]
     fn what_the_environment_says_is_read_or_complained_of() {

@@ -4,6 +4,7 @@
 mod files;
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     io::{Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -18,7 +19,7 @@ use rustls::{
     pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
     sign::CertifiedKey,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use tokio::sync::watch;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -57,6 +58,35 @@ pub struct Secret {
     /// Lists of clients' certificates that no longer count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crl: Option<String>,
+}
+
+/// What a secret's file holds: a later build may have put more into it.
+#[derive(Deserialize)]
+struct Kept {
+    cert: Option<String>,
+    key: Option<Key>,
+    ca: Option<String>,
+    crl: Option<String>,
+    #[serde(flatten)]
+    later: BTreeMap<String, IgnoredAny>,
+}
+
+impl Kept {
+    /// What is not known here may narrow whom the authorities let in, as `crl` does. A certificate is shown all the same.
+    fn secret(self, file: &Path) -> Result<Secret, SecretError> {
+        let Self { cert, key, ca, crl, later } = self;
+        match later.keys().next() {
+            Some(word) if ca.is_some() => {
+                let message = format!(
+                    "{} says `{word}` beside its authorities, which this version does not know: run the version that wrote it, or put the \
+                     secret again",
+                    file.display()
+                );
+                Err(SecretError::Invalid(message))
+            }
+            Some(_) | None => Ok(Secret { cert, key, ca, crl }),
+        }
+    }
 }
 
 /// A secret as it is told of: nothing of its key.
@@ -169,8 +199,12 @@ impl Secrets {
     pub fn get(&self, namespace: &str, name: &str) -> Result<Secret, SecretError> {
         let file = self.file(namespace, name)?;
         let text = read(&file).map_err(|error| missing(namespace, name, file.clone(), error))?;
-        let secret = serde_json::from_str(&text);
-        secret.map_err(|_| SecretError::Invalid(format!("{} is damaged: put the secret again", file.display())))
+        let kept: Kept = serde_json::from_str(&text).map_err(|error| {
+            // Where, and not what: the parser's own words may show a piece of the key.
+            let (file, line, column) = (file.display(), error.line(), error.column());
+            SecretError::Invalid(format!("{file} is damaged at line {line}, column {column}: put the secret again"))
+        })?;
+        kept.secret(&file)
     }
 
     /// The secret `NAME-cacert`, whose authorities go before those beside the certificate of that name, as in Istio.
@@ -385,6 +419,27 @@ mod tests {
         assert!(changes.has_changed().unwrap());
         assert!(matches!(secrets.get("edge", "a.b"), Err(SecretError::NotFound(_))));
         assert!(matches!(secrets.remove("edge", "a.b"), Err(SecretError::NotFound(_))));
+    }
+
+    #[test]
+    fn of_a_later_build_a_certificate_is_shown_and_nobody_is_let_in_by_half_of_what_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let secrets = Secrets::new(dir.path());
+        let (cert, key) = pair("a.org");
+        let keep = |name: &str, text: &str| {
+            write(&secrets.folder, &secrets.file("edge", name).unwrap(), text.as_bytes()).unwrap();
+        };
+        let refusal = |name: &str| secrets.get("edge", name).unwrap_err().to_string();
+        keep("web", &serde_json::json!({"cert": cert, "key": key, "later": 1}).to_string());
+        assert_eq!(secrets.get("edge", "web").unwrap(), secret(&cert, &key));
+        keep("ca", &serde_json::json!({"ca": cert, "later": {"than": 1}}).to_string());
+        assert!(refusal("ca").contains("`later`"), "{}", refusal("ca"));
+        keep("broken", "{\"cert\": \"x\",\n \"key\": 5}");
+        assert!(refusal("broken").contains("line 2"), "{}", refusal("broken"));
+        keep("bare", "\"the key itself\"");
+        assert!(!refusal("bare").contains("itself"), "{}", refusal("bare"));
+        // What is put here is understood or refused.
+        assert!(serde_json::from_str::<Secret>("{\"later\": 1}").is_err());
     }
 
     #[test]

@@ -34,7 +34,7 @@ use policy::{
 use tokio::sync::watch;
 
 pub use candidates::{Candidates, Carries, NoCluster, Out};
-pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
+pub use circuits::{Circuit, Circuits, Outlets, Standing, StaysIn, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
 pub use foreign::{Foreign, ForeignServices, Instance, Outside};
@@ -150,7 +150,7 @@ impl Current {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// What the data plane says of this node's gateways: the one thing that goes the other way.
+    /// What the data plane says of this node's gateways. This and what follows goes the other way: from the proxy to the agent.
     #[must_use]
     pub fn doors(&self) -> Arc<Doors> {
         self.doors.load_full()
@@ -408,6 +408,10 @@ impl Registry for Services {
 
     fn labels_exist(&self, service: &ServiceName, labels: &BTreeMap<String, String>) -> bool {
         self.get(service).is_some_and(|service| service.endpoints.iter().any(|endpoint| endpoint.has_labels(labels)))
+    }
+
+    fn endpoints(&self, service: &ServiceName, labels: &BTreeMap<String, String>) -> Option<usize> {
+        Some(self.get(service)?.endpoints.iter().filter(|endpoint| endpoint.has_labels(labels)).count())
     }
 
     /// Every workload registers, so what is not among them is not there. Credentials are each node's own.

@@ -3,7 +3,9 @@
 #![expect(clippy::disallowed_methods, reason = "this is the place that spawns for everybody else")]
 
 pub mod apart;
+mod pulse;
 
+use self::pulse::Pulse;
 use crate::lock::lock;
 use std::{
     collections::BTreeMap,
@@ -15,8 +17,12 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinHandle},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
 
 /// Before a kept task begins again for the first time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -35,9 +41,9 @@ struct Shared {
     stop: CancellationToken,
     /// The first critical task that died.
     failure: OnceLock<Failure>,
-    tracker: TaskTracker,
     /// How often tasks of each name panicked.
     panics: Mutex<BTreeMap<&'static str, u64>>,
+    pulse: Pulse,
 }
 
 /// The death of a critical task, which ended the node.
@@ -76,28 +82,6 @@ impl fmt::Display for Ending {
     }
 }
 
-/// A running task. Dropping the handle leaves the task running.
-#[derive(Debug)]
-pub struct Task {
-    ending: watch::Receiver<Option<Ending>>,
-    abort: tokio::task::AbortHandle,
-}
-
-impl Task {
-    /// Ends the task at its next await.
-    pub fn abort(&self) {
-        self.abort.abort();
-    }
-
-    /// Waits for the task's end.
-    pub async fn ended(&mut self) -> Ending {
-        match self.ending.wait_for(Option::is_some).await {
-            Ok(ending) => ending.clone().unwrap_or(Ending::Dropped),
-            Err(_) => Ending::Dropped,
-        }
-    }
-}
-
 impl Default for Tasks {
     fn default() -> Self {
         Tasks::new()
@@ -111,24 +95,23 @@ impl Tasks {
         let shared = Shared {
             stop: CancellationToken::new(),
             failure: OnceLock::new(),
-            tracker: TaskTracker::new(),
             panics: Mutex::default(),
+            pulse: Pulse::default(),
         };
         Tasks { shared: Arc::new(shared) }
     }
 
     /// Spawns on the current runtime a task that the node can do without for a while: after a panic it is made anew, with a pause
     /// before. It ends when it returns.
-    pub fn kept<F>(&self, name: &'static str, make: impl Fn() -> F + Send + 'static) -> Task
+    pub fn kept<F>(&self, name: &'static str, make: impl Fn() -> F + Send + Sync + 'static) -> AbortHandle
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (told, ending) = watch::channel(None);
-        let end = Watch { tasks: self.clone(), name, critical: false, told: Some(told), ending: Ending::Dropped };
+        let end = Watch { tasks: self.clone(), name, critical: false, ending: Ending::Dropped };
         let tasks = self.clone();
-        let task = tokio::spawn(self.shared.tracker.track_future(end.over(async move {
+        let task = tokio::spawn(end.over(async move {
             let (mut pause, mut begun) = (FIRST_PAUSE, Instant::now());
-            while let Err(payload) = AssertUnwindSafe(make()).catch_unwind().await {
+            while let Err(payload) = AssertUnwindSafe(async { make().await }).catch_unwind().await {
                 tasks.panicked(name, &message(&*payload));
                 // One that went well for long is not the one that cannot begin.
                 if begun.elapsed() > LONGEST_PAUSE {
@@ -142,29 +125,27 @@ impl Tasks {
                 begun = Instant::now();
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-        })));
-        Task { ending, abort: task.abort_handle() }
+        }));
+        task.abort_handle()
     }
 
     /// A task whose death the node survives, without a handle: for the many short tasks of the data path. What it served ends with it.
     pub fn detach(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
-        let end = Watch { tasks: self.clone(), name, critical: false, told: None, ending: Ending::Dropped };
+        let end = Watch { tasks: self.clone(), name, critical: false, ending: Ending::Dropped };
         drop(tokio::spawn(end.over(future)));
     }
 
     /// Spawns on the current runtime a task that lives as long as the node: if it ends before [`Tasks::stop`], by
     /// returning or by a panic, the node stops and [`Tasks::failure`] says why.
-    pub fn critical(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> Task {
-        let (told, ending) = watch::channel(None);
-        let end = Watch { tasks: self.clone(), name, critical: true, told: Some(told), ending: Ending::Dropped };
-        let task = tokio::spawn(self.shared.tracker.track_future(end.over(future)));
-        Task { ending, abort: task.abort_handle() }
+    pub fn critical(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        let end = Watch { tasks: self.clone(), name, critical: true, ending: Ending::Dropped };
+        drop(tokio::spawn(end.over(future)));
     }
 
     /// Runs blocking work (disk, certificates by the hundred) beside the current runtime. What another machine can hold up is not for
     /// these threads: see [`apart`].
     pub fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        self.shared.tracker.spawn_blocking(work)
+        tokio::task::spawn_blocking(work)
     }
 
     /// Starts a thread of that name with a single-threaded runtime that runs `main` to its end: one data worker. It is
@@ -182,14 +163,37 @@ impl Tasks {
         F: Future<Output = ()>,
     {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let tasks = self.clone();
-        std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
-            let end = Watch { tasks, name, critical: true, told: None, ending: Ending::Dropped };
+        let (tasks, thread) = (self.clone(), format!("{name}-{index}"));
+        let beat = self.shared.pulse.join(thread.clone());
+        std::thread::Builder::new().name(thread).spawn(move || {
+            let turning = tasks.clone();
+            let end = Watch { tasks, name, critical: true, ending: Ending::Dropped };
             // The future is made inside the runtime, so that it may open sockets and spawn.
             // Boxed, or its code is compiled once for each way in which a runtime polls.
-            let main: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move { end.over(main()).await });
+            let main: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+                turning.detach("pulse", beat.run());
+                end.over(main()).await;
+            });
             runtime.block_on(main);
         })
+    }
+
+    /// Looks from the current runtime, until the node stops, whether the workers' threads turn: [`Tasks::stuck`] tells.
+    pub fn watch_workers(&self) {
+        let tasks = self.clone();
+        self.critical("pulse", async move { tasks.shared.pulse.watch(tasks.stopping()).await });
+    }
+
+    /// The workers that do not turn, by the names of their threads: what they carry hangs, though the rest of the node goes on.
+    #[must_use]
+    pub fn stuck(&self) -> watch::Receiver<Vec<String>> {
+        self.shared.pulse.stuck()
+    }
+
+    /// Calls these workers stuck.
+    #[cfg(test)]
+    pub(crate) fn say_stuck(&self, workers: &[&str]) {
+        self.shared.pulse.tell(workers.iter().map(ToString::to_string).collect());
     }
 
     /// Begins the node's end: from now on no task's end is a failure.
@@ -225,12 +229,6 @@ impl Tasks {
         let mut panics = lock(&self.shared.panics);
         *panics.entry(name).or_default() += 1;
     }
-
-    /// Waits until all tasks have ended, except detached ones. Call after [`Tasks::stop`].
-    pub async fn ended(&self) {
-        self.shared.tracker.close();
-        self.shared.tracker.wait().await;
-    }
 }
 
 /// Lets hyper's HTTP/2 spawn its streams.
@@ -245,7 +243,6 @@ struct Watch {
     tasks: Tasks,
     name: &'static str,
     critical: bool,
-    told: Option<watch::Sender<Option<Ending>>>,
     ending: Ending,
 }
 
@@ -274,9 +271,6 @@ impl Drop for Watch {
             let _ = self.tasks.shared.failure.set(failure);
             self.tasks.stop();
         }
-        if let Some(told) = self.told.take() {
-            told.send_replace(Some(std::mem::replace(&mut self.ending, Ending::Dropped)));
-        }
     }
 }
 
@@ -288,6 +282,12 @@ fn message(payload: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::sync::mpsc;
+
+    /// Something that a task holds, and what closes when it has ended.
+    fn held() -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
+        mpsc::channel(1)
+    }
 
     #[tokio::test]
     async fn a_critical_task_that_ends_early_stops_the_node() {
@@ -305,7 +305,7 @@ mod tests {
             let _ = std::hint::black_box(held);
         };
         let alone = size_of_val(&future);
-        let end = Watch { tasks: Tasks::new(), name: "task", critical: false, told: None, ending: Ending::Dropped };
+        let end = Watch { tasks: Tasks::new(), name: "task", critical: false, ending: Ending::Dropped };
         let watched = end.over(future);
         assert!(alone >= 4096 && size_of_val(&watched) < alone + 512, "{alone} became {}", size_of_val(&watched));
         watched.await;
@@ -324,17 +324,32 @@ mod tests {
     async fn a_kept_task_begins_again_until_it_returns() {
         let tasks = Tasks::new();
         let begun = Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let counted = begun.clone();
-        let mut task = tasks.kept("hair", move || {
+        let (counted, (hold, mut ended)) = (begun.clone(), held());
+        tasks.kept("hair", move || {
+            let _ = &hold;
             let before = counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             async move { assert!(before == 2, "lost") }
         });
-        assert_eq!(task.ended().await, Ending::Finished);
+        ended.recv().await;
         assert_eq!(begun.load(std::sync::atomic::Ordering::Relaxed), 3);
         assert_eq!(tasks.panics(), BTreeMap::from([("hair", 2)]));
-        let mut task = tasks.kept("nail", std::future::pending);
-        task.abort();
-        assert_eq!(task.ended().await, Ending::Dropped);
+        let (counted, (hold, mut ended)) = (begun.clone(), held());
+        tasks.kept("skin", move || {
+            let _ = &hold;
+            let before = counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            assert!(before > 3, "not even made");
+            std::future::ready(())
+        });
+        ended.recv().await;
+        assert_eq!(begun.load(std::sync::atomic::Ordering::Relaxed), 5);
+        assert_eq!(tasks.panics(), BTreeMap::from([("hair", 2), ("skin", 1)]));
+        let (hold, mut ended) = held();
+        let nail = tasks.kept("nail", move || {
+            let _ = &hold;
+            std::future::pending()
+        });
+        nail.abort();
+        ended.recv().await;
         assert!(!tasks.is_stopping());
     }
 
@@ -342,8 +357,9 @@ mod tests {
     async fn a_kept_task_that_went_well_for_long_begins_again_soon() {
         let tasks = Tasks::new();
         let (begun, origin) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
-        let noted = begun.clone();
-        let mut task = tasks.kept("hair", move || {
+        let (noted, (hold, mut ended)) = (begun.clone(), held());
+        tasks.kept("hair", move || {
+            let _ = &hold;
             let times = {
                 let mut times = lock(&noted);
                 times.push(origin.elapsed().as_secs());
@@ -356,29 +372,33 @@ mod tests {
                 assert!(times == 6, "lost");
             }
         });
-        assert_eq!(task.ended().await, Ending::Finished);
+        ended.recv().await;
         assert_eq!(*lock(&begun), [0, 1, 3, 7, 128, 130]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_kept_task_does_not_begin_again_once_the_node_ends() {
         let tasks = Tasks::new();
-        let inner = tasks.clone();
-        let mut task = tasks.kept("hair", move || {
+        let (inner, (hold, mut ended)) = (tasks.clone(), held());
+        tasks.kept("hair", move || {
+            let _ = &hold;
             inner.stop();
             async { panic!("lost") }
         });
-        assert_eq!(task.ended().await, Ending::Finished);
+        ended.recv().await;
         assert_eq!(tasks.panics(), BTreeMap::from([("hair", 1)]));
     }
 
     #[tokio::test]
     async fn the_end_after_stop_is_no_failure() {
         let tasks = Tasks::new();
-        let inner = tasks.clone();
-        tasks.critical("heart", async move { inner.stopping().await });
+        let (inner, (hold, mut ended)) = (tasks.clone(), held());
+        tasks.critical("heart", async move {
+            inner.stopping().await;
+            drop(hold);
+        });
         tasks.stop();
-        tasks.ended().await;
+        ended.recv().await;
         assert_eq!(tasks.failure(), None);
     }
 

@@ -39,6 +39,11 @@ pub fn max_document(kind: Kind) -> usize {
     if kind == Kind::RoleSet { MAX_ROLE_SET } else { MAX_DOCUMENT }
 }
 
+/// True of what the signature under a changeset or approval says in some build: another form takes another number.
+pub(crate) fn is_policy(kind: &str) -> bool {
+    ["skein.changeset/", "skein.approval/"].iter().any(|family| kind.starts_with(family))
+}
+
 /// Names a changeset: the digest of what is signed, signatures not included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChangesetId(pub Digest);

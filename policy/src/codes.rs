@@ -94,6 +94,7 @@ codes! {
     REPEATED_HOST = "SKN0231", "Two of the hosts mean the same service.";
     FAILOVER_IDLE = "SKN0233", "Failover is set without outlier detection: nothing fails over.";
     DELEGATE_MISSING = "SKN0234", "The VirtualService that a rule delegates to does not exist, has hosts or is not exported to it.";
+    EJECTS_NOBODY = "SKN0235", "No endpoint is ever ejected: maxEjectionPercent (10 where it is left out) is less than one of them.";
 
     UNKNOWN_HOST = "SKN0301", "Neither the mesh nor the push defines the destination's host.";
     UNKNOWN_SUBSET = "SKN0302", "Neither the mesh nor the push defines the destination's subset.";
@@ -131,6 +132,7 @@ codes! {
     UNKNOWN_PROVIDER = "SKN0334", "Neither the mesh nor the push defines the extension provider: what the policy matches is refused, and telemetry goes nowhere.";
     PROVIDER_PORT = "SKN0335", "The service of an extension provider has no port on which it can be asked so.";
     MESH_TLS_OUTSIDE = "SKN0336", "The DestinationRule wants the mesh's own mutual TLS of endpoints that have no identity of the mesh.";
+    SIGNING_KEYS = "SKN0337", "Keys of tokens within the document can sign, too: whoever may read policy could make tokens.";
 }
 
 #[cfg(test)]

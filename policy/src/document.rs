@@ -1,9 +1,13 @@
 //! One policy object: its kind, its name and its typed content.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+mod word;
+
+use std::{cmp::Ordering, collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
 use certs::{codec::Millis, grant::NodeGrant};
 use serde::{Deserialize, Serialize};
+
+pub use word::Word;
 
 use crate::kinds::{
     AuthorizationPolicy, DestinationRule, Gateway, MeshConfig, PeerAuthentication, RateLimit, RequestAuthentication,
@@ -24,8 +28,8 @@ pub const LINT_IGNORE: &str = "skein.dev/lint-ignore";
 /// `PEAK_EWMA`.
 pub const LB: &str = "skein.dev/lb";
 
-/// A kind of policy document; shown and parsed as Istio's word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A kind of policy document; shown and parsed as Istio's word, and ordered by it, so that builds which know more kinds order alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each variant is the kind of that name, described in its file under kinds")]
 pub enum Kind {
     VirtualService,
@@ -46,37 +50,73 @@ pub enum Kind {
     Revocation,
     /// Ends the trial of a changeset that was pushed with `confirm_by`; the document's name is that changeset's id.
     Confirmation,
+    /// One of a later build: its documents are signed, kept and replaced like others, and this build reads none of them.
+    Unknown(Word),
 }
 
-const KINDS: [(Kind, &str); 17] = [
-    (Kind::VirtualService, "VirtualService"),
-    (Kind::DestinationRule, "DestinationRule"),
-    (Kind::ServiceEntry, "ServiceEntry"),
-    (Kind::WorkloadEntry, "WorkloadEntry"),
-    (Kind::WorkloadGroup, "WorkloadGroup"),
-    (Kind::Gateway, "Gateway"),
-    (Kind::Sidecar, "Sidecar"),
-    (Kind::AuthorizationPolicy, "AuthorizationPolicy"),
-    (Kind::PeerAuthentication, "PeerAuthentication"),
-    (Kind::RequestAuthentication, "RequestAuthentication"),
-    (Kind::Telemetry, "Telemetry"),
-    (Kind::RateLimit, "RateLimit"),
-    (Kind::MeshConfig, "MeshConfig"),
-    (Kind::RoleSet, "RoleSet"),
-    (Kind::NodeGrant, "NodeGrant"),
-    (Kind::Revocation, "Revocation"),
-    (Kind::Confirmation, "Confirmation"),
+const KINDS: [Kind; 17] = [
+    Kind::VirtualService,
+    Kind::DestinationRule,
+    Kind::ServiceEntry,
+    Kind::WorkloadEntry,
+    Kind::WorkloadGroup,
+    Kind::Gateway,
+    Kind::Sidecar,
+    Kind::AuthorizationPolicy,
+    Kind::PeerAuthentication,
+    Kind::RequestAuthentication,
+    Kind::Telemetry,
+    Kind::RateLimit,
+    Kind::MeshConfig,
+    Kind::RoleSet,
+    Kind::NodeGrant,
+    Kind::Revocation,
+    Kind::Confirmation,
 ];
 
 impl Kind {
-    /// Every kind, in the order of the design.
+    /// Every kind that this build knows, in the order of the design.
     pub fn all() -> impl Iterator<Item = Kind> {
-        KINDS.iter().map(|(kind, _)| *kind)
+        KINDS.into_iter()
+    }
+
+    /// The words of [`Kind::all`].
+    pub fn words() -> impl Iterator<Item = &'static str> {
+        Self::all().filter_map(Self::known)
+    }
+
+    /// The kind that what is signed calls so, also one that this build does not know; `None` if no build could call one so.
+    pub fn of_word(word: &str) -> Option<Kind> {
+        Self::all().find(|kind| kind.known() == Some(word)).or_else(|| Word::new(word).map(Self::Unknown))
     }
 
     /// The kind's word.
-    pub fn as_str(self) -> &'static str {
-        KINDS.iter().find(|(kind, _)| *kind == self).map_or("", |(_, word)| word)
+    pub fn as_str(&self) -> &str {
+        if let Self::Unknown(word) = self { word.as_str() } else { self.known().unwrap_or_default() }
+    }
+
+    /// The word of a kind that this build knows.
+    fn known(self) -> Option<&'static str> {
+        Some(match self {
+            Self::VirtualService => "VirtualService",
+            Self::DestinationRule => "DestinationRule",
+            Self::ServiceEntry => "ServiceEntry",
+            Self::WorkloadEntry => "WorkloadEntry",
+            Self::WorkloadGroup => "WorkloadGroup",
+            Self::Gateway => "Gateway",
+            Self::Sidecar => "Sidecar",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::RequestAuthentication => "RequestAuthentication",
+            Self::Telemetry => "Telemetry",
+            Self::RateLimit => "RateLimit",
+            Self::MeshConfig => "MeshConfig",
+            Self::RoleSet => "RoleSet",
+            Self::NodeGrant => "NodeGrant",
+            Self::Revocation => "Revocation",
+            Self::Confirmation => "Confirmation",
+            Self::Unknown(_) => return None,
+        })
     }
 
     /// True for the kinds of which all live values of a document hold together until a push names them all: what a split mesh
@@ -96,13 +136,25 @@ impl Kind {
     }
 }
 
+impl Ord for Kind {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl PartialOrd for Kind {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-/// A word that names no kind.
+/// A word that names no kind of this build.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a kind of policy document")]
 pub struct UnknownKind(pub String);
@@ -110,13 +162,13 @@ pub struct UnknownKind(pub String);
 impl FromStr for Kind {
     type Err = UnknownKind;
 
-    /// Accepts the word in any case, and its plural, as people type it on a command line.
+    /// Accepts the word of a known kind in any case, and its plural, as people type it on a command line.
     fn from_str(word: &str) -> Result<Self, UnknownKind> {
         let same = |name: &str| {
             let plural = name.strip_suffix('y').map_or_else(|| format!("{name}s"), |stem| format!("{stem}ies"));
             name.eq_ignore_ascii_case(word) || plural.eq_ignore_ascii_case(word)
         };
-        KINDS.iter().find(|(_, name)| same(name)).map(|(kind, _)| *kind).ok_or_else(|| UnknownKind(word.to_owned()))
+        Self::all().find(|kind| same(kind.as_str())).ok_or_else(|| UnknownKind(word.to_owned()))
     }
 }
 
@@ -127,8 +179,10 @@ impl Serialize for Kind {
 }
 
 impl<'de> Deserialize<'de> for Kind {
+    /// As [`Kind::of_word`]: whether something signed can be kept must not depend on which kinds a build knows.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        let word = String::deserialize(deserializer)?;
+        Self::of_word(&word).ok_or_else(|| serde::de::Error::custom(UnknownKind(word)))
     }
 }
 

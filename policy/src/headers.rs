@@ -1,5 +1,6 @@
 //! Header operations of a route.
 
+pub mod spelling;
 mod template;
 
 use std::{borrow::Cow, sync::Arc};

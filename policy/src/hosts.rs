@@ -56,6 +56,10 @@ pub trait Registry {
     fn services(&self) -> Vec<ServiceName>;
     /// True if some endpoint of the service has all these labels.
     fn labels_exist(&self, service: &ServiceName, labels: &BTreeMap<String, String>) -> bool;
+    /// How many endpoints of the service have all these labels, healthy or not; `None` where that is not known.
+    fn endpoints(&self, _service: &ServiceName, _labels: &BTreeMap<String, String>) -> Option<usize> {
+        None
+    }
     /// What is known beside services, for lint.
     fn inventory(&self) -> Inventory {
         Inventory::default()

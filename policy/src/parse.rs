@@ -105,11 +105,30 @@ pub fn twin(located: &Located, there: &str, severity: Severity, hint: &str) -> P
     }
 }
 
-/// Reads a signed body: what a node does with a change.
+/// Reads a body that is to be signed, or is pushed.
 ///
 /// # Errors
 /// Every error of the document, and what this build does not apply yet; also if it is not the document that `id` says.
 pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
+    body_of(id, json, Complaints::new(""))
+}
+
+/// Reads a body that operators signed: what a node does with a change that is kept. In a RoleSet, verbs and kinds of a later build
+/// stay and give no right here.
+///
+/// # Errors
+/// As [`json`].
+pub fn signed(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
+    body_of(id, json, Complaints::of_signed())
+}
+
+/// What is signed and cannot be read, as far as it can: the `spec` without whatever there would be to complain of.
+pub(crate) fn as_far_as<T>(json: &str, decode: impl FnOnce(&At<'_>) -> Option<T>) -> Option<T> {
+    let node = tree::read_json(json).ok()?;
+    decode(&At::root(node.get("spec")?, &Complaints::of_signed()))
+}
+
+fn body_of(id: &DocumentId, json: &str, complaints: Complaints) -> Result<Document, Vec<Problem>> {
     let limit = max_document(id.kind);
     if json.len() > limit {
         let message = format!("over {} KiB", limit >> 10);
@@ -118,7 +137,6 @@ pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
     let mut node = tree::read_json(json).map_err(|error| vec![syntax("", &error)])?;
     let line = source_line(&node);
     node.shift(line - 1);
-    let complaints = Complaints::new("");
     let document = document(&At::root(&node, &complaints), id.namespace.as_str());
     if let Some(document) = &document
         && document.id != *id
@@ -318,6 +336,8 @@ fn read_spec(spec: &At<'_>, metadata: &Metadata) -> Option<Spec> {
         Kind::NodeGrant => Spec::NodeGrant(Arc::new(kinds::decode_node_grant(spec, &id.name)?)),
         Kind::Revocation => Spec::Revocation(Arc::new(Revocation::decode(spec)?)),
         Kind::Confirmation => Spec::Confirmation,
+        // No text is read as a document of one.
+        Kind::Unknown(_) => return None,
     })
 }
 
@@ -366,9 +386,7 @@ fn known_kind(word: &At<'_>, api: Option<&str>) -> Option<Kind> {
         return None;
     }
     let Some(kind) = Kind::all().find(|kind| kind.as_str() == text) else {
-        let hint = nearest(text, Kind::all().map(Kind::as_str))
-            .map(|kind| format!("did you mean {kind}?"))
-            .unwrap_or_default();
+        let hint = nearest(text, Kind::words()).map(|kind| format!("did you mean {kind}?")).unwrap_or_default();
         word.error_hint(codes::UNKNOWN_KIND, format!("`{text}` is not a kind of policy document"), hint);
         return None;
     };
@@ -403,7 +421,8 @@ fn group_of(kind: Kind) -> &'static str {
         | Kind::RoleSet
         | Kind::NodeGrant
         | Kind::Revocation
-        | Kind::Confirmation => GROUPS[3].0,
+        | Kind::Confirmation
+        | Kind::Unknown(_) => GROUPS[3].0,
     }
 }
 

@@ -80,6 +80,12 @@ impl Registry for Table {
         self.0.get(service).is_some_and(|(_, endpoints)| endpoints.iter().any(has))
     }
 
+    fn endpoints(&self, service: &ServiceName, labels: &BTreeMap<String, String>) -> Option<usize> {
+        let has =
+            |endpoint: &&BTreeMap<String, String>| labels.iter().all(|(key, value)| endpoint.get(key) == Some(value));
+        Some(self.0.get(service)?.1.iter().filter(has).count())
+    }
+
     fn inventory(&self) -> Inventory {
         self.1.clone()
     }

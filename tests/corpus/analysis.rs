@@ -265,6 +265,11 @@ const RIGHT: &[(&str, &str, &str)] = &[
     ("reference/virtual_service-", codes::UNKNOWN_SUBSET, "the page shows the DestinationRule apart from it"),
     ("reference/virtual_service-07", codes::DELEGATE_MISSING, "the page shows the delegates apart from it"),
     ("reference/virtual_service-07", codes::UNKNOWN_GATEWAY, "the page shows no Gateway of that name"),
+    (
+        "reference/destination_rule-08",
+        codes::EJECTS_NOBODY,
+        "without maxEjectionPercent it ejects nobody of fewer than ten, in Istio as here",
+    ),
 ];
 
 #[test]

@@ -13,6 +13,7 @@ pub mod corpus;
 pub mod dns;
 pub mod frames;
 pub mod grpc;
+mod held;
 pub mod http;
 pub mod load;
 mod net;

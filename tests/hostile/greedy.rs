@@ -2,15 +2,26 @@
 
 use std::time::Duration;
 
-use certs::{codec, sign::Digest};
+use certs::{
+    codec,
+    sign::{Digest, Signed, SigningKey},
+};
 use harness::{eventually, now};
 use membership::{
     body::{Body, Policy},
     message::Message,
 };
 use node::agent::wire::{BUCKET, BUCKETS, Buckets, FETCH, Fetched, Ids};
+use policy::{
+    DocumentId, Kind,
+    changeset::{self, Change, Changeset, ChangesetId, Packed},
+};
 
-use crate::gossip::{LIAR, scene};
+use crate::{
+    gossip::{LIAR, scene},
+    liar::domain,
+    strangers::wall,
+};
 
 /// What a node asks to measure a path: the answer is empty.
 const PING: u16 = 7;
@@ -81,6 +92,51 @@ fn who_announces_what_it_does_not_give_is_asked_for_it_ever_more_seldom() {
     let asked = scene.liar.asked("web", FETCH) - before;
     assert!(asked < 20, "{asked} times in five seconds");
     // What others push arrives all the same.
+    scene.unharmed();
+}
+
+/// So it is with a peer of a later build, too: what this one refuses for good, and what replaces that.
+#[test]
+fn what_refers_to_what_is_refused_is_not_asked_for_on_and_on() {
+    let mut scene = scene();
+    let key = SigningKey::generate();
+    let mut refused = Signed::new(changeset::KIND, b"no form of this build".to_vec());
+    refused.add(&key);
+    let (below, nothing) = (refused.id(), Digest::of(b"nobody has it"));
+    let above = Changeset {
+        trust_domain: domain(),
+        role_set: 1,
+        issued_at: wall(),
+        message: String::new(),
+        confirm_by: None,
+        nonce: [7; 16],
+        changes: vec![Change {
+            document: DocumentId::new(Kind::VirtualService, "shop", "cart"),
+            content: None,
+            replaces: vec![ChangesetId(below)],
+        }],
+    };
+    let above = above.sign(&[&key]);
+    let ids = vec![below, above.id()];
+    let refused = Packed { signed: refused, bodies: Vec::new() };
+    let changesets = [&refused, &above].map(changeset::encode).to_vec();
+    for (kind, reply) in [
+        (FETCH, codec::encode(&Fetched { changesets })),
+        (BUCKETS, codec::encode(&Buckets { digests: vec![nothing; 256] })),
+        (BUCKET, codec::encode(&Ids { ids: ids.clone() })),
+    ] {
+        scene.liar.reply("web", kind, reply);
+    }
+    let policy = Policy { digest: nothing, count: 2, recent: ids, applied: nothing, audit: (0, nothing) };
+    let records = scene.liar.publish(&Body::Policy(policy));
+    scene.liar.tell_one("web", &Message::Records(records));
+    eventually("it is asked, and asked again", || {
+        let asked = scene.liar.asked("web", FETCH);
+        if asked >= 4 { Ok(()) } else { Err(format!("{asked} times")) }
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    let asked = scene.liar.asked("web", FETCH);
+    assert!(asked < 64, "{asked} times: one comparison made 256 of it");
     scene.unharmed();
 }
 

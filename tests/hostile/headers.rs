@@ -17,6 +17,10 @@ fn a55_claims_of_identity_never_reach_the_application() {
             ("x-forwarded-for", "127.0.0.1"),
             ("forwarded", "for=127.0.0.1"),
             ("x-real-ip", "127.0.0.1"),
+            ("X_Forwarded_Client_Cert", "URI=spiffe://forged"),
+            ("X_Forwarded_For", "127.0.0.1"),
+            ("X_Skein-Source", "bank/vault"),
+            ("x_real_ip", "127.0.0.1"),
             ("x-kept", "yes"),
         ],
     )
@@ -25,7 +29,15 @@ fn a55_claims_of_identity_never_reach_the_application() {
     let arrivals = cluster.node("reviews").backends[0].arrivals();
     let arrived = arrivals.last().expect("it arrived");
     assert_eq!(arrived.header("x-kept"), Some("yes"));
-    for name in ["x-skein-source", "forwarded", "x-real-ip"] {
+    for name in [
+        "x-skein-source",
+        "forwarded",
+        "x-real-ip",
+        "x_forwarded_client_cert",
+        "x_forwarded_for",
+        "x_skein-source",
+        "x_real_ip",
+    ] {
         assert_eq!(arrived.header(name), None, "{name}: {arrived:?}");
     }
     let certificate = arrived.header("x-forwarded-client-cert").unwrap_or_default();

@@ -118,9 +118,33 @@ fn a109_no_answer_holds_a_key_or_a_token() {
     http::get_with(web.outbound(), "reviews", "/?access_token=seldom-seen-word", &headers).expect("an answer");
     secrets.push("seldom-seen-word".to_owned());
 
+    // A document that holds what signs is shown to whoever may open the socket, and at the loopback port without that.
+    let (shared, keys) =
+        ([b'A'; 32], |k: &str| format!("{{\\\"keys\\\": [{{\\\"kty\\\": \\\"oct\\\", \\\"k\\\": \\\"{k}\\\"}}]}}"));
+    let shared = URL_SAFE_NO_PAD.encode(shared);
+    let users = format!(
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: users, namespace: shop}}\nspec: {{selector: {{matchLabels: {{app: nobody}}}}, jwtRules: [{{issuer: i, jwks: \"{}\"}}]}}\n",
+        keys(&shared)
+    );
+    let refused = cluster.push("web", &users, &[]);
+    assert!(refused.err.contains("SKN0337"), "{refused:?}");
+    cluster.push("web", &users, &["--allow", "SKN0337"]).expect_code(0);
+    let log = cluster.json("web", &["policy", "log"]);
+    let changeset = log[0]["changeset"].as_str().expect("it is the newest").to_owned();
+    let document = "/v1/policy/RequestAuthentication/shop/users".to_owned();
+
     let admin = web.address("admin");
+    assert!(at_socket(&web.dir.join("agent.sock"), &document).contains(&shared), "the socket tells all of it");
     let mut due: VecDeque<String> = PATHS.iter().map(|path| (*path).to_owned()).collect();
     due.push_back("/".to_owned());
+    let as_then = [format!("{document}?at={changeset}"), format!("/v1/policy/changesets/{changeset}"), document];
+    due.extend(as_then.clone());
+    let mut signed = vec![format!("/v1/policy/changesets/{changeset}/proof")];
+    signed.push("/v1/policy/proof/RequestAuthentication/shop/users".to_owned());
+    for path in &signed {
+        let answer = http::get(admin, &admin.to_string(), path).expect("an answer");
+        assert!([400, 404].contains(&answer.status), "{path}: {answer:?}");
+    }
     let (mut seen, mut answered) = (BTreeSet::new(), 0);
     while let Some(path) = due.pop_front().filter(|_| seen.len() < PAGES) {
         if !seen.insert(path.clone()) {
@@ -131,6 +155,8 @@ fn a109_no_answer_holds_a_key_or_a_token() {
         let text = answer.text();
         let found = secrets.iter().find(|secret| text.contains(secret.as_str()));
         assert!(found.is_none() && !text.contains("PRIVATE KEY"), "{path} tells {found:?}");
+        assert!(!text.contains(&shared), "{path} tells what signs tokens");
+        assert!(answer.status == 200 || !as_then.contains(&path), "{path}: {answer:?}");
         let links = text.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next());
         due.extend(links.filter(|link| link.starts_with('/')).map(|link| link.replace("&amp;", "&")));
     }

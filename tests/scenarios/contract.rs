@@ -152,8 +152,9 @@ fn every_result_has_the_fields_that_are_written() {
 
 /// What is watched is what is listed, with the time at which it was so.
 fn watched(all: &mut Compared<'_>) {
-    for (line, list) in [("members", Some("members")), ("status", None)] {
-        let watch = Telling::start(all.cluster, "web", &[line, "--watch", "-o", "json"]);
+    for (line, list) in [("members", Some("members")), ("status", None), ("status --mesh", None)] {
+        let words: Vec<&str> = line.split(' ').chain(["--watch", "-o", "json"]).collect();
+        let watch = Telling::start(all.cluster, "web", &words);
         watch.until("a line", |lines| !lines.is_empty());
         let mut told: Value = serde_json::from_str(&watch.out()[0]).expect("JSON");
         let object = told.as_object_mut().expect("an object");

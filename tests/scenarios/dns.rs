@@ -71,11 +71,21 @@ fn names_lead_to_services_as_the_one_that_asks() {
     let by_tcp = dns::ask_by_tcp(server, "reviews.shop.mesh.", RecordType::A).expect("an answer by TCP");
     assert_eq!(by_tcp.answers.len(), 1);
 
-    // The Host is forwarded as it was sent, whatever it is: the address says where to.
-    let answer = eventually("the address leads to the service", || get(reviews, "anything.example"));
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let arrived = cluster.node("reviews").backends[0].arrivals();
-    assert!(arrived.iter().any(|one| one.header("host") == Some("anything.example")), "{arrived:?}");
+    // The address says where to, whichever of its names the Host is. It is forwarded as it was sent.
+    for host in ["reviews.shop.mesh", "reviews", &reviews.to_string()] {
+        let answer = eventually("the address leads to the service", || get(reviews, host));
+        assert_eq!(answer.status, 200, "{host}: {answer:?}");
+        let arrived = cluster.node("reviews").backends[0].arrivals();
+        assert!(arrived.iter().any(|one| one.header("host") == Some(host)), "{host}: {arrived:?}");
+    }
+    // A page whose own name leads here, and one that asks for the address, speak for nobody.
+    let before = cluster.node("reviews").backends[0].arrivals().len();
+    let refused = get(reviews, "evil.example:9080").expect("an answer");
+    assert_eq!((refused.status, refused.text().contains("any_host")), (421, true), "{refused:?}");
+    let from = [("sec-fetch-site", "cross-site")];
+    let at = SocketAddr::new(reviews.into(), SERVICE_PORT);
+    assert_eq!(http::get_with(at, &at.to_string(), "/", &from).expect("an answer").status, 421);
+    assert_eq!(cluster.node("reviews").backends[0].arrivals().len(), before);
     let echo = address(&cluster, "echo.data.mesh.");
     let said = eventually("bytes, too", || say(SocketAddr::new(echo.into(), BYTES), "hello"));
     assert_eq!(said, "echo\nhello");
@@ -155,6 +165,38 @@ fn a_port_that_is_taken_is_told_and_the_others_are_not_harmed() {
         none if none.is_empty() => Ok(()),
         some => Err(format!("{some:?}")),
     });
+}
+
+#[test]
+fn ports_that_other_programs_need_are_never_taken() {
+    let (range, resolver) = (dns::range(), Resolver::start());
+    let echo = Echo::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "echo").expect("a free port");
+    // Free until something of this test would take it.
+    let kept = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let bytes = Service {
+        ports: vec![22, kept],
+        protocol: "tcp".to_owned(),
+        target: Some(echo.address),
+        ..Service::version("shop/echo", "v1")
+    };
+    let mut plan = web(&range, &resolver);
+    plan.extra.push_str(&format!("exclude_ports = [{kept}]\nany_host = true\n"));
+    let plans = [("web", plan), ("reviews", Plan::with([Service::version("shop/reviews", "v1"), bytes]))];
+    let cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster.wait_endpoints("shop/echo", 2);
+    let told = eventually("it is told", || problems(&cluster).pop().ok_or("nothing is".to_owned()));
+    assert!(told.contains("port 22 ") && told.contains("SSH") && told.contains("shop/echo"), "{told}");
+    assert_eq!(problems(&cluster).len(), 1, "what the operator wants so is nothing to complain of");
+    let reviews = address(&cluster, "reviews.");
+    let answer = eventually("the others are served", || get(reviews, "anything.example"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // Where the test may, it takes what SSH would.
+    for port in [22, kept] {
+        let taken = TcpListener::bind(("0.0.0.0", port)).err().map(|error| error.kind());
+        assert_ne!(taken, Some(std::io::ErrorKind::AddrInUse), "port {port}");
+    }
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! What a node says that it would do is what it does.
 
-use harness::{cluster::Cluster, eventually, http};
+use harness::{
+    cluster::{Cluster, Plan, Service},
+    eventually, http,
+};
 use serde_json::{Value, json};
 
-use crate::{reviews, subsets, virtual_service};
+use crate::{reviews, skein, subsets, virtual_service, written};
 
 const RULES: &str = "  - name: for-jason
     match:
@@ -41,7 +44,11 @@ fn the_rule_the_destination_and_the_endpoints() {
     let jason = explain(&cluster, &["http://reviews:9080/old", "-H", "end-user: jason"]);
     let wanted = json!({"host": "reviews.shop.svc.cluster.local", "port": 9080, "subset": "v2", "percent": 100,
         "cluster": "outbound|9080|v2|reviews.shop.svc.cluster.local"});
-    assert_eq!(jason["destination"], wanted, "{jason}");
+    let mut destination = jason["destination"].clone();
+    let rule = destination.as_object_mut().expect("an object").remove("destination_rule").expect("it is told");
+    assert_eq!(destination, wanted, "{jason}");
+    let documents = json!(["DestinationRule shop/reviews"]);
+    assert_eq!((&rule["documents"], &rule["load_balancer"]), (&documents, &"LEAST_REQUEST".into()), "{rule}");
     let words = ["service", "document", "rule", "virtual_host", "cluster", "path"].map(|name| jason[name].clone());
     assert_eq!(
         Value::Array(words.to_vec()),
@@ -130,4 +137,46 @@ fn a_name_that_is_no_service_is_planned_explained_and_routed() {
     assert!(text.contains("shop.internal:80"), "{text}");
     let port = explain(&cluster, &["http://shop.internal:8080/"]);
     assert_eq!(port["answer"]["status"], 404, "{port}");
+}
+
+/// Of two namespaces' rules the caller's own counts for it, and the command says which and what it comes to.
+#[test]
+fn the_destination_rule_that_counts_for_the_caller_is_named() {
+    let cluster = Cluster::start(
+        skein(),
+        &[
+            ("web", Plan::with([Service::client("web/web")])),
+            ("reviews", Plan::with([Service::version("shop/reviews", "v1"), Service::client("shop/job")])),
+        ],
+    );
+    cluster.wait_members(harness::PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    let rule = |namespace: &str, policy: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: calls, namespace: {namespace}}}\n\
+             spec: {{host: reviews.shop.svc.cluster.local, trafficPolicy: {{{policy}}}}}\n"
+        )
+    };
+    let theirs = rule("shop", "loadBalancer: {simple: ROUND_ROBIN}");
+    let own = rule("web", "connectionPool: {http: {http2MaxRequests: 7}}, outlierDetection: {maxEjectionPercent: 100}");
+    cluster.push("web", &format!("{theirs}{own}"), &["--wait", "all"]).expect_code(0);
+    let of = |from: &str| {
+        let explained = explain(&cluster, &["--from", from, "http://reviews.shop:9080/"]);
+        written("explain", &explained);
+        explained["destinations"][0]["destination_rule"].clone()
+    };
+    let (web, job) = (of("web/default"), of("shop/default"));
+    assert_eq!(web["documents"], json!(["DestinationRule web/calls"]), "{web}");
+    assert_eq!(
+        (&web["load_balancer"], &web["connection_pool"]["max_requests"]),
+        (&"LEAST_REQUEST".into(), &json!(7)),
+        "{web}"
+    );
+    assert_eq!(web["outlier_detection"]["max_ejection_percent"], 100, "{web}");
+    assert_eq!(
+        (&job["documents"], &job["load_balancer"]),
+        (&json!(["DestinationRule shop/calls"]), &"ROUND_ROBIN".into()),
+        "{job}"
+    );
+    assert_eq!((&job["outlier_detection"], &job["tls"]), (&Value::Null, &Value::Null), "{job}");
 }

@@ -25,6 +25,9 @@ fn what_push_refuses_lint_names_and_one_file_hides_no_other() {
     let pod = lint(folder.path(), &[]).expect_code(0).out;
     assert!(pod.contains("b.yaml:1: Pod is Kubernetes' kind") && pod.contains("refused by push"), "{pod}");
     assert!(pod.contains("2 of 2 files are valid; push refuses 1 of them"), "{pod}");
+    let named =
+        skein().command().args(["policy", "lint", "-f"]).arg(folder.path()).output().expect("it can be started");
+    assert_eq!(String::from_utf8_lossy(&named.stdout), pod, "named as push and plan take it");
     write("c.yaml", b"\xff\xfe\x00");
     write("d.yaml", b"apiVersion: networking.istio.io/v1\nkind: VirtualServise\nmetadata: {name: x}\nspec: {}\n");
     let both = lint(folder.path(), &[]).expect_code(2);

@@ -4,6 +4,7 @@ mod authorization;
 mod bad_input;
 mod balancing;
 mod breaking;
+mod clocks;
 mod closing;
 mod contract;
 mod demo;
@@ -20,6 +21,7 @@ mod gateway_grpc;
 mod gateway_policy;
 mod gateway_tls;
 mod groups;
+mod health;
 mod history;
 mod identity;
 mod istio;
@@ -53,6 +55,7 @@ mod tokens;
 mod tracing;
 mod transport;
 mod trial;
+mod workers;
 mod workload;
 
 use harness::{

@@ -77,6 +77,48 @@ fn who_fails_is_left_out_shown_and_taken_back() {
     });
 }
 
+/// By Istio's default a tenth may be out: of two endpoints none. Nobody finds that out by reading `outlierDetection: {}`.
+#[test]
+fn who_fails_and_is_spared_is_named_with_the_reason() {
+    let cluster = reviews(&["v1", "v2"]);
+    let rule = traffic_policy("{outlierDetection: {consecutive5xxErrors: 1, interval: 200ms, baseEjectionTime: 600s}}");
+    let pushed = cluster.push("web", &rule, &["--wait", "all"]).expect_code(0);
+    assert!(format!("{}{}", pushed.out, pushed.err).contains("SKN0235"), "{pushed:?}");
+    cluster.node("reviews-v2").backends[0].answer_with(500);
+    let outbound = cluster.node("web").outbound();
+    let rows = eventually("it is named", || {
+        http::get(outbound, "reviews", "/")?;
+        let rows = cluster.json("web", &["outliers"]);
+        if rows.as_array().is_some_and(|rows| !rows.is_empty()) { Ok(rows) } else { Err(rows.to_string()) }
+    });
+    written("outliers", &rows);
+    let of = |field: &str| rows[0][field].as_str().unwrap_or_default();
+    assert_eq!((of("endpoint"), of("state")), ("reviews-v2/shop/reviews", "spared"), "{rows}");
+    let why = "maxEjectionPercent 10 lets none of 2 endpoints go out";
+    assert_eq!((of("reason"), of("spared_by")), ("consecutive5xxErrors", why), "{rows}");
+    let explained = cluster.json("web", &["explain", "http://reviews/"]);
+    let endpoint = &explained["endpoints"][1];
+    assert_eq!(
+        (&endpoint["candidate"], &endpoint["reason"]),
+        (&true.into(), &format!("spared: consecutive5xxErrors, {why}").into())
+    );
+    let mesh = cluster.json("reviews-v1", &["status", "--mesh"]);
+    let told =
+        mesh["problems"].as_array().expect("problems").iter().find(|problem| problem["code"] == "endpoint_spared");
+    assert_eq!(told.map(|problem| &problem["nodes"]), Some(&serde_json::json!(["web"])), "{mesh}");
+    assert_eq!(mesh["ejected"], serde_json::json!([]), "nothing is left out");
+    // With room for it it goes out, and nobody is spared.
+    let room = traffic_policy(
+        "{outlierDetection: {consecutive5xxErrors: 1, interval: 200ms, baseEjectionTime: 600s, maxEjectionPercent: 100}}",
+    );
+    cluster.push("web", &room, &["--wait", "all"]).expect_code(0);
+    eventually("it goes out", || {
+        http::get(outbound, "reviews", "/")?;
+        let rows = cluster.json("web", &["outliers"]);
+        if rows[0]["state"] == "ejected" && rows[1].is_null() { Ok(()) } else { Err(rows.to_string()) }
+    });
+}
+
 /// Where too few are healthy all are used, and `explain` says what requests meet.
 #[test]
 fn what_is_explained_in_a_panic_is_what_happens() {

@@ -92,6 +92,12 @@ fn tokens_open_what_identities_cannot() {
     // Nobody becomes a peer by saying so.
     let cert = "By=spiffe://test.example/ns/shop/sa/reviews;URI=spiffe://test.example/ns/shop/sa/web";
     assert_eq!(ask(port, &[("x-forwarded-client-cert", cert)]).status, 403);
+    // Nor for the application, in another spelling.
+    let sent = [("authorization", bearer(&issuer)), ("X_Forwarded_Client_Cert", cert.to_owned())];
+    let sent = sent.each_ref().map(|(name, value)| (*name, value.as_str()));
+    assert_eq!(ask(port, &sent).status, 200);
+    let arrived = cluster.node("reviews").backends[0].arrivals();
+    assert_eq!(arrived.last().expect("an arrival").header("x_forwarded_client_cert"), None);
 }
 
 #[test]

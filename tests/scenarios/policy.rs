@@ -129,6 +129,12 @@ fn a_deleted_document_stays_deleted() {
     all_agree(&cluster);
     let listed = cluster.json("reviews-v1", &["policy", "list"]);
     assert!(!listed.to_string().contains("\"VirtualService\""), "{listed}");
+    let of = |namespace: &str| cluster.json("reviews-v1", &["policy", "list", "-n", namespace]);
+    let of_shop = of("shop");
+    assert!(
+        of_shop.as_array().is_some_and(|rows| !rows.is_empty() && rows.iter().all(|row| row["namespace"] == "shop"))
+    );
+    assert_eq!(of("nosuch"), serde_json::json!([]));
     let outbound = cluster.node("web").outbound();
     eventually("both versions answer again", || {
         let mut seen = std::collections::BTreeSet::new();

@@ -52,3 +52,21 @@ fn tcp_only() {
 fn auto_falls_back_to_tcp_where_the_peer_has_no_udp() {
     works(&mesh(["auto", "tcp"]));
 }
+
+/// It dials the other one, so that their link hides that its own address leads nowhere.
+#[test]
+fn a_node_that_is_not_reached_where_it_tells_is_named() {
+    let told = "127.44.0.9:1";
+    let lost =
+        Plan { mesh: format!("advertise = \"{told}\"\n"), ..Plan::with([Service::version("shop/reviews", "v1")]) };
+    let cluster = Cluster::start(skein(), &[("web", Plan::with([Service::client("shop/web")])), ("reviews", lost)]);
+    cluster.wait_members(harness::PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    eventually("the caller says so", || {
+        let mut connection = http::Connection::open(cluster.node("web").outbound()).expect("the proxy listens");
+        let answer = connection.request("GET", "reviews", "/", &[], b"").map(|answer| answer.status);
+        let problems = cluster.json("web", &["status"])["problems"].to_string();
+        let is_named = problems.contains("node_not_reached") && problems.contains(told);
+        if is_named { Ok(()) } else { Err(format!("{answer:?}: {problems}")) }
+    });
+}

@@ -7,7 +7,9 @@ use certs::{
     codec::{Envelope, Millis},
     error::Error,
     grant::NodeGrant,
-    join::{Chain, Hello, JoinRefusal, JoinReply, JoinRequest, Message, RenewRequest, Renewal, Secret, Token, proof},
+    join::{
+        Chain, Hello, JoinRefusal, JoinReply, JoinRequest, Message, RenewRequest, Renewal, Secret, Token, Unread, proof,
+    },
     sign::{Digest, SigningKey},
     tls::{self, Conversation, server_name},
     verify::{Authority, KnownKey, VerifyError, verify_ca},
@@ -305,8 +307,15 @@ fn messages_go_there_and_back() {
         assert_eq!(read.encode(), bytes);
         assert!(Message::decode(&bytes[..bytes.len() - 1]).is_err());
     }
-    let unknown = certs::codec::encode(&Envelope { version: 1, kind: 77, body: vec![] });
-    assert!(Message::decode(&unknown).is_err());
+    let written = |version, kind, body| certs::codec::encode(&Envelope { version, kind, body });
+    assert!(matches!(Message::decode(&written(1, 77, vec![])), Err(Unread::Kind(77))));
+    // Whatever a later version makes of a message; but for a refusal, which says what to do about it.
+    for kind in [1, 2, 3, 4, 5, 7] {
+        assert!(matches!(Message::decode(&written(2, kind, vec![9; 9])), Err(Unread::Version(2))), "{kind}");
+    }
+    let refusal = JoinRefusal::new("not_supported", "too old");
+    let read = Message::decode(&written(2, 6, certs::codec::encode(&refusal)));
+    assert!(matches!(read, Ok(Message::Refusal(read)) if read == refusal));
     let huge = Message::Prove(JoinRequest { request: vec![0; 100_000], ..request(&token, &key) });
     assert!(Message::decode(&huge.encode()).is_err());
 }

@@ -81,7 +81,7 @@ impl Detector {
         now.saturating_sub(*self.cut_since.get_or_insert(now)) >= CUT_OFF_MS
     }
 
-    /// Dials of members without a link, of whom nothing would tell that they are out of reach, too: a dial that fails does.
+    /// Dials unlinked members that are not yet in doubt: a failed dial is the only sign that they are unreachable.
     pub(super) fn unlinked_looks(&mut self, now: u64) -> Vec<Order> {
         let unlinked = self.peers.iter_mut().filter(|(_, peer)| {
             let unseen = peer.verdict != Verdict::Dead && !peer.linked && !peer.is_doubted();

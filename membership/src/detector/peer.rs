@@ -31,7 +31,7 @@ const REFUTE_MS: u64 = 400;
 const ACCUSERS: usize = 3;
 /// How long this node looks for itself where fewer accuse, if its dial does not fail before.
 const LOOK_MS: u64 = 2_400;
-/// How long nothing may come of a member, to whom nobody listens who finds it out of reach: two signatures of it are due meanwhile even
+/// Silence after which a member is judged dead although nobody accepts this node's accusations. Two signed tables are due in that time even
 /// in a large mesh, and repair brings them.
 const UNHEARD_MS: u64 = 150_000;
 /// How long a member's return from the dead makes this node more patient with it.

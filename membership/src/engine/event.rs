@@ -182,8 +182,8 @@ pub enum Effect {
     },
     /// Store these bytes; they replace the last ones.
     Persist(Vec<u8>),
-    /// This node goes on under this generation, because peers hold records of an earlier run under a higher one than it started
-    /// with. Store it, so that no later run falls below, before anything that follows is done.
+    /// This node goes on under this generation: peers hold records of its own that this run did not sign, or its clock was far ahead
+    /// when it drew the last one. Store it before anything that follows is done.
     Generation(u64),
     /// What this node itself said of its policy in an earlier run, by its signature: a disk that knows less is from a backup.
     Remembered(Policy),

@@ -7,6 +7,7 @@ use rand::Rng;
 use super::{Effect, Engine, Notice};
 use crate::{
     body::{Body, Checked as _, Policy, Status},
+    error::RecordError,
     ledger::Offered,
     limit::Bucket,
     record::{Section, SignedRecord, next_generation, plausible_generation},
@@ -29,8 +30,11 @@ impl Engine {
         let certified = fresh.iter().any(|record| record.section() == Section::IDENTITY);
         for record in fresh {
             self.offer_own(&record);
-            let beside = self.beside(&record);
-            self.rumor.push_with(record, beside, None, None);
+            // Its offer may have shown that this run needs another generation, under which all is said again.
+            if record.generation() == self.author.generation() {
+                let beside = self.beside(&record);
+                self.rumor.push_with(record, beside, None, None);
+            }
         }
         if certified {
             // What was said while the old certificate had ended counted for nothing here.
@@ -52,15 +56,32 @@ impl Engine {
             Ok(table) => self.offer_own(&table),
             Err(error) => self.out.push(Effect::Notice(Notice::Refused(error))),
         }
+        if self.ledger.said(&self.own).is_none() {
+            self.offer_own_again();
+        }
         self.feed_soon();
     }
 
-    /// An earlier run of this node had a higher generation: what this one says counts for nothing until it goes on above that.
+    /// This node's own certificates did not hold by its clock, which may be right by now. That they do not was said once.
+    fn offer_own_again(&mut self) {
+        let records: Vec<Arc<SignedRecord>> = self.author.records().cloned().collect();
+        if self.ledger.offer_all(&records, self.now()) {
+            let own = self.own.clone();
+            self.refresh(&own);
+        }
+    }
+
+    /// What this run says counts for nothing under its generation, or less than what was said under it before: it goes on under another,
+    /// above the one that was `seen`.
     fn rerun(&mut self, seen: u64) {
-        self.reran = true;
-        let generation = next_generation(self.author.generation(), seen, self.wall, self.random.random());
+        let before = self.author.generation();
+        let generation = next_generation(before, seen, self.wall, self.random.random());
         match self.author.rerun(generation) {
             Ok(fresh) => {
+                if generation < before {
+                    // What it said by a clock that was ahead would stay above all that comes.
+                    self.ledger.forget(&self.own);
+                }
                 self.out.push(Effect::Generation(generation));
                 self.own_news(fresh);
                 self.rumor.hasten();
@@ -73,6 +94,12 @@ impl Engine {
         let now = self.now();
         let mut unlimited = Bucket::new(1, 1, self.steady);
         match self.ledger.offer(record, &mut unlimited, now) {
+            Offered::Refused(RecordError::Generation(_)) => {
+                // The clock was far ahead when this run began, and was set right.
+                if record.generation() == self.author.generation() {
+                    self.rerun(0);
+                }
+            }
             Offered::Refused(error) => self.out.push(Effect::Notice(Notice::Refused(error))),
             Offered::Fresh | Offered::Again => {
                 let own = self.own.clone();
@@ -95,27 +122,34 @@ impl Engine {
         self.persist();
     }
 
-    /// Somebody holds a record of this very node: no news, unless an earlier run or a copy of this node signed it.
+    /// Somebody holds a record of this very node: no news, unless an earlier run or a copy of this node signed it, or this run before
+    /// its memory was put back to an earlier state. In that case what it signs now would contradict what it signed then. A second one that
+    /// runs on from the same memory does the same, and hears of the other's generation then.
     pub(super) fn own_record(&mut self, record: &Arc<SignedRecord>) {
         let own = self.own.clone();
         self.fetch.have(&own, None);
         self.remember(record);
-        let later = record.generation() > self.author.generation();
-        if !later || !self.ledger.signed(record, &self.author.key()) {
+        // One of the far future nobody believes, so that it is no copy's worth the name: a run signed it whose clock was wrong.
+        let counts = plausible_generation(record.generation(), self.wall) && self.author.is_outdone_by(record);
+        if !counts || !self.ledger.signed(record, &self.author.key()) {
             return;
         }
-        let earlier = !self.reran && self.met.is_none_or(|met| self.steady < met + EARLIER_MS);
-        if earlier && plausible_generation(record.generation(), self.wall) {
+        if record.generation() == self.author.generation() {
+            return self.rerun(record.generation());
+        }
+        if !self.reran && self.met.is_none_or(|met| self.steady < met + EARLIER_MS) {
+            self.reran = true;
             self.rerun(record.generation());
         } else {
             self.out.push(Effect::Notice(Notice::Clone { generation: record.generation() }));
         }
     }
 
-    /// What a record says of this node's policy in another run, if that is more than is known: only then its signature is worth a
-    /// check.
+    /// What a record says of this node's policy that this run did not say, if that is more than is known: only then its signature is
+    /// worth a check.
     pub(super) fn says_more(&self, record: &SignedRecord) -> Option<Policy> {
-        if record.section() != Section::POLICY || record.generation() == self.author.generation() {
+        let is_of_this_run = record.generation() == self.author.generation() && !self.author.is_outdone_by(record);
+        if record.section() != Section::POLICY || is_of_this_run {
             return None;
         }
         Policy::read(record.body()).ok().filter(|policy| policy.audit.0 > self.remembered)

@@ -346,7 +346,7 @@ impl Engine {
             if ours <= theirs {
                 told.insert(entry.node.clone());
             }
-            let copied = entry.node == self.own && entry.generation > self.author.generation();
+            let copied = entry.node == self.own && theirs > Some(self.author.rank());
             if copied || self.is_granted(&entry.node) && entry.node != self.own && ours < theirs {
                 self.fetch.claimed(&entry.node, from, self.steady);
             }

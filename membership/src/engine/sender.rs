@@ -13,8 +13,8 @@ const SENDER_BYTES: (u64, u64) = (bytes_read(false), bytes_read(true));
 /// Messages a second of one peer that are read, and at once, however short: one that has records of a thousand members to tell tells
 /// many in one.
 pub(super) const SENDER_MESSAGES: (u64, u64) = (2_000, 16_384);
-/// Bytes of a small message, such as a probe and its answer. Over a peer's messages and bytes so many of them a second are read all the same, and
-/// at once: one that says too much is no dead one, nor is this node to it.
+/// Messages of up to so many bytes are still read, at [`SENDER_SMALL`], when a peer's other budgets are spent, so that probes and acks get
+/// through.
 const SMALL_BYTES: usize = 256;
 pub(super) const SENDER_SMALL: (u64, u64) = (200, 400);
 /// Bytes of a large mesh's summary: two thousand members of long names.

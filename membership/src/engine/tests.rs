@@ -10,7 +10,9 @@ use certs::{
 mod accusations;
 mod carried;
 mod changes;
+mod later;
 mod order;
+mod runs;
 
 use super::*;
 use crate::{

@@ -20,11 +20,21 @@ const PERSISTED_BYTES: usize = 64 << 20;
 /// Bytes that a record takes beside its own.
 const RECORD_BESIDE: usize = 8;
 
-/// Records of a node whose certificates have ended by this node's clock.
+/// Whose certificates did not hold is judged again after this time: the clock may have been behind.
+const AGAIN_MS: Millis = 3_600_000;
+
+/// Records of a node whose certificates do not hold by this node's clock.
 pub(super) struct Lapsed {
-    /// What the clock showed when they had ended.
-    pub(super) at: Millis,
+    /// What the clock showed when they were judged last.
+    at: Millis,
     records: Vec<Arc<SignedRecord>>,
+}
+
+impl Lapsed {
+    /// Whether they may hold now: by an earlier time, to which the clock was set back, or by a much later one.
+    pub(super) fn is_due(&self, now: Millis) -> bool {
+        now < self.at || now >= self.at.saturating_add(AGAIN_MS)
+    }
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -111,13 +121,18 @@ impl Ledger {
         grant.is_some_and(|grant| !self.authority.revocations.evicted(name, grant.epoch))
     }
 
-    /// Takes back in whose certificates hold at an earlier time than they lapsed at; forgets who has no grant.
+    /// Takes back in whose certificates hold at another time than that by which they lapsed; forgets who has no grant.
     pub(super) fn revive(&mut self, now: Now) -> Vec<NodeId> {
         let mut revived = Vec::new();
-        for (name, lapsed) in std::mem::take(&mut self.lapsed) {
-            if now.wall < lapsed.at && self.offer_all(&lapsed.records, now) {
-                revived.push(name);
-            } else if self.granted(&name) {
+        for (name, mut lapsed) in std::mem::take(&mut self.lapsed) {
+            if lapsed.is_due(now.wall) {
+                if self.offer_all(&lapsed.records, now) {
+                    revived.push(name);
+                    continue;
+                }
+                lapsed.at = now.wall;
+            }
+            if self.granted(&name) {
                 self.lapsed.insert(name, lapsed);
             }
         }
@@ -125,7 +140,7 @@ impl Ledger {
     }
 
     /// Offers all records of one node; true if its identity holds.
-    fn offer_all(&mut self, records: &[Arc<SignedRecord>], now: Now) -> bool {
+    pub(crate) fn offer_all(&mut self, records: &[Arc<SignedRecord>], now: Now) -> bool {
         let mut records: Vec<&Arc<SignedRecord>> = records.iter().collect();
         records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
         let mut holds = false;

@@ -16,7 +16,7 @@ use crate::{
     notary::Notary,
     record::{Section, SignedRecord},
     said::{self, Said},
-    statement::Part,
+    statement::{Part, UNKNOWN},
 };
 
 /// A table speaks for this many intervals; then changes wait for the next one.
@@ -88,6 +88,8 @@ impl Node {
             return Ok(match Part::read(section, record.body()) {
                 // One part names more than a node watches.
                 Ok(Part::Suspicions(_)) if section != Section::SUSPICIONS => Offered::Known,
+                // Held only so that it is passed on once.
+                Ok(Part::Unknown) if !self.has_room(section) => Offered::Limited,
                 Ok(part) => {
                     let part = part.of_members(authority);
                     self.moment.insert(section, (record.clone(), part));
@@ -125,6 +127,12 @@ impl Node {
         Arc::make_mut(&mut self.records).insert(section, record.clone());
         self.fold(authority);
         Ok(Offered::Fresh)
+    }
+
+    /// Whether one more section of the moment that nobody here reads may be held.
+    fn has_room(&self, section: Section) -> bool {
+        let unknown = self.moment.values().filter(|(_, part)| *part == Part::Unknown);
+        self.moment.contains_key(&section) || unknown.count() < UNKNOWN
     }
 
     /// A later identity, checked.

@@ -439,6 +439,19 @@ fn who_lapsed_by_a_wrong_clock_is_back_when_it_is_set_right() {
         assert_eq!(ledger.said(&citizen.node).map(|said| said.status), Some(Status::Draining));
         assert!(!ledger.expired(NOW.wall));
     }
+    // The same of one that starts with a clock from before the certificates.
+    let past = Now { wall: START - 400 * 86_400_000, steady: 2 };
+    let mut early = empty(&world);
+    early.restore(&disk, past);
+    assert!(early.said(&citizen.node).is_none() && !early.expired(past.wall) && early.expired(NOW.wall));
+    assert_eq!(early.rejudge(authority.clone(), NOW).0, std::slice::from_ref(&citizen.node));
+    assert_eq!(early.said(&citizen.node).map(|said| said.status), Some(Status::Draining));
+    // Who does not come back at another time is not judged all the time.
+    let mut ended = empty(&world);
+    ended.restore(&disk, wrong);
+    let later = Now { wall: wrong.wall + 2 * 86_400_000, steady: 3 };
+    assert!(ended.expired(later.wall) && ended.rejudge(authority.clone(), later).0.is_empty());
+    assert!(!ended.expired(later.wall + 60_000));
     // Without its grant nothing of it is kept.
     let mut without = Authority::clone(&authority);
     without.grants.clear();

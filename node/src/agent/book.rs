@@ -4,7 +4,10 @@ mod refusals;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use certs::{
@@ -31,6 +34,8 @@ use refusals::Refusals;
 pub struct Book {
     shelf: RwLock<Shelf>,
     store: Arc<Store>,
+    /// How many of them this build cannot read.
+    unread: AtomicUsize,
 }
 
 struct Shelf {
@@ -41,6 +46,8 @@ struct Shelf {
     refusals: Refusals,
     /// Changesets that only a new RoleSet could make acceptable: they are not fetched again before.
     rejected: BTreeSet<ChangesetId>,
+    /// What operators signed and this build cannot read: the store has it of a later build, or a peer gave it.
+    unread: BTreeSet<Digest>,
     /// Changesets over a quota of sync: until when they are not fetched again.
     delayed: BTreeMap<ChangesetId, Uptime>,
     /// By peer changesets of which it gave a copy that does not hold (yet): until when they are not fetched from that one again. Others
@@ -73,7 +80,7 @@ impl Book {
     /// `storage_failed` if it cannot be read or does not hold together.
     pub fn load(store: Arc<Store>, trust_domain: &TrustDomain, now: Millis) -> Result<Self, Error> {
         let mut history = History::new(trust_domain.clone());
-        let (mut order, mut waiting) = (Vec::new(), store.changesets()?);
+        let (mut order, mut waiting, mut unread) = (Vec::new(), store.changesets()?, BTreeSet::new());
         let seen = store.first_accepted()?;
         loop {
             let before = waiting.len();
@@ -83,8 +90,11 @@ impl Book {
                     false
                 }
                 Err(refused) => {
-                    // A rule of this build that an older one did not have, or a reference that comes later.
+                    // A rule of this build that an older one did not have, a form of a later one, or a reference that comes later.
                     tracing::debug!(code = refused.code().as_str(), "a stored changeset is not kept: {refused}");
+                    if !refused.may_pass_later() {
+                        unread.insert(subject(bytes));
+                    }
                     refused.may_pass_later()
                 }
             });
@@ -92,6 +102,8 @@ impl Book {
                 break;
             }
         }
+        // It was all kept once; what still waits refers to what is not.
+        unread.extend(waiting.iter().map(|bytes| subject(bytes)));
         if order.is_empty() {
             let hint = "restore data_dir from a backup, or join again with a new token";
             return Err(fail("storage_failed", "the store holds no policy, not even the genesis", hint));
@@ -102,10 +114,21 @@ impl Book {
             trust_domain: trust_domain.clone(),
             refusals: Refusals::default(),
             rejected: BTreeSet::new(),
+            unread,
             delayed: BTreeMap::new(),
             spoilt: BTreeMap::new(),
         };
-        Ok(Self { shelf: RwLock::new(shelf), store })
+        let unread = AtomicUsize::new(shelf.unread.len());
+        Ok(Self { shelf: RwLock::new(shelf), store, unread })
+    }
+
+    /// Changesets and approvals that operators signed and this build cannot keep, if there are any: policy that does not hold here.
+    pub fn trouble(&self) -> Option<Error> {
+        let unread = self.unread.load(Relaxed);
+        let message =
+            format!("{unread} changesets that operators signed cannot be read by this build: they do not hold here");
+        (unread > 0)
+            .then(|| fail("policy_refused", message, "run the version of skein that wrote them, or a later one"))
     }
 
     /// Where it is kept.
@@ -113,7 +136,7 @@ impl Book {
         &self.store
     }
 
-    /// Looks into the set.
+    /// Looks into the set, at what is found at once.
     pub async fn look<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&self.shelf.read().await.history)
     }
@@ -123,14 +146,22 @@ impl Book {
         look(&self.shelf.blocking_read().history)
     }
 
+    /// The same beside the runtime: for whatever may fold, which takes seconds in a large mesh.
+    pub async fn look_through<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&History) -> T + Send + 'static,
+    ) -> T {
+        self.undisturbed(|book| Ok(book.look_aside(look))).await.expect("no code panics while it looks")
+    }
+
     /// What the set folds to at the start, before anybody shares the book.
     pub fn first_state(&mut self, now: Millis) -> Arc<State> {
         self.shelf.get_mut().history.state(now)
     }
 
     /// What the set folds to now.
-    pub async fn state(&self, now: Millis) -> Arc<State> {
-        self.shelf.read().await.history.state(now)
+    pub async fn state(self: &Arc<Self>, now: Millis) -> Arc<State> {
+        self.look_through(move |history| history.state(now)).await
     }
 
     /// Which of these are not here and could be kept now, if that peer gives them.
@@ -323,6 +354,9 @@ impl Book {
                     refusals.push(judgement(bytes, from, now, Some(&refused)));
                     let Ok(packed) = changeset::decode(bytes) else { continue };
                     let id = ChangesetId(packed.id());
+                    if shelf.unread.len() < REJECTED && shelf.history.is_of_later_build(bytes, &refused) {
+                        shelf.unread.insert(id.0);
+                    }
                     if refused.is_final() && shelf.rejected.len() < REJECTED {
                         shelf.rejected.insert(id);
                     } else if refused.code() == Code::QuotaExceeded {
@@ -342,6 +376,8 @@ impl Book {
         if !refusals.is_empty() {
             self.refuse(&mut shelf, refusals, now);
         }
+        shelf.unread.retain(|id| !learned.fresh.contains(&ChangesetId(*id)));
+        self.unread.store(shelf.unread.len(), Relaxed);
         Ok(learned)
     }
 
@@ -416,8 +452,13 @@ fn seen_at(seen: &HashMap<Digest, Millis>, bytes: &[u8], now: Millis) -> Millis 
     id.and_then(|id| seen.get(&id).copied()).unwrap_or(now)
 }
 
+/// The id of what was signed, or what these bytes are called that are nothing.
+fn subject(bytes: &[u8]) -> Digest {
+    changeset::decode(bytes).map_or_else(|_| Digest::of(bytes), |packed| packed.id())
+}
+
 fn judgement(bytes: &[u8], from: &str, at: Millis, refused: Option<&Refused>) -> Judgement {
-    let subject = changeset::decode(bytes).map_or_else(|_| Digest::of(bytes), |packed| packed.id());
+    let subject = subject(bytes);
     let refused = refused.map(|r| format!("{}: {r}", r.code().as_str()));
     Judgement { at, subject, from: from.to_string(), refused }
 }

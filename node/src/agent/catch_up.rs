@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::{id::NodeId, join::Chain, verify::Authority};
 use rand::seq::SliceRandom as _;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::{addresses::Addresses, event, join::shown_policy, sync::Sync};
 use crate::clock::Uptime;
@@ -26,7 +27,7 @@ const ROUNDS: usize = 16;
 /// Runs until the process ends.
 pub async fn run(sync: Arc<Sync>, addresses: Arc<Addresses>) {
     let mut lacking = 0u32;
-    let (mut looks, mut changes) = (tokio::time::interval(INTERVAL), sync.world.changes());
+    let (mut looks, mut changes) = (looks(), sync.world.changes());
     loop {
         let looks = tokio::select! {
             _ = looks.tick() => true,
@@ -61,6 +62,13 @@ pub async fn run(sync: Arc<Sync>, addresses: Arc<Addresses>) {
     }
 }
 
+/// Those that were missed while the machine stood still are not made up for.
+fn looks() -> Interval {
+    let mut looks = tokio::time::interval(INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
+}
+
 async fn note(sync: &Arc<Sync>, addresses: &Arc<Addresses>) {
     let (sync, addresses) = (sync.clone(), addresses.clone());
     let noted = tokio::task::spawn_blocking(move || {
@@ -73,7 +81,7 @@ async fn note(sync: &Arc<Sync>, addresses: &Arc<Addresses>) {
 
 impl Sync {
     /// `alone` says that nobody is linked: then this machine's clock may be the reason.
-    async fn ask_policy(&self, address: SocketAddr, alone: bool) {
+    async fn ask_policy(self: &Arc<Self>, address: SocketAddr, alone: bool) {
         match shown_policy(self.identity.trust_domain(), address).await {
             Ok((stream, chain)) => {
                 self.learn_shown(chain, &address.to_string()).await;
@@ -86,7 +94,7 @@ impl Sync {
     }
 
     /// Takes in what somebody unverified shows of policy: each changeset is judged like a peer's. Gives whom to believe now.
-    pub async fn learn_shown(&self, chain: Chain, from: &str) -> Arc<Authority> {
+    pub async fn learn_shown(self: &Arc<Self>, chain: Chain, from: &str) -> Arc<Authority> {
         let offered: Vec<Vec<u8>> = chain.role_sets.into_iter().chain(chain.grants).collect();
         let mut fresh = 0;
         // What another one refers to may come after it.
@@ -111,5 +119,21 @@ impl Sync {
             self.renew.notify_one();
         }
         self.world.authority().load_full()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_stood_still_makes_up_for_no_looks() {
+        let mut looks = looks();
+        looks.tick().await;
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert!(looks.tick().now_or_never().is_some(), "one is due");
+        assert!(looks.tick().now_or_never().is_none(), "and no other");
     }
 }

@@ -61,6 +61,8 @@ impl Drift {
     /// What an operator should know of the clock.
     pub fn trouble(&self) -> Option<Error> {
         let hint = "set the clock, and keep it right by NTP; the node goes on by itself";
+        let past = "set the clock, and keep it right by NTP. If it is right, it was ahead before, for hours: stop the node, remove the file \
+                    `clock` in its data_dir, start it";
         if let Some(behind) = self.behind.load_full() {
             let message = format!(
                 "this machine's clock is at least {} s behind the certificates of other nodes: no connection opens",
@@ -74,7 +76,7 @@ impl Drift {
                 "this machine's clock is {} s behind what certificates of other nodes have proven: the node goes by those",
                 floor / 1_000
             );
-            return Some(fail("clock_behind", message, hint));
+            return Some(fail("clock_behind", message, past));
         }
         let measured = self.measured().filter(|measured| measured.ahead.unsigned_abs() > BOUND)?;
         let (seconds, side) =
@@ -104,6 +106,7 @@ pub async fn run(sync: Arc<Sync>, dir: Arc<StateDir>) {
             sync.events.set_ahead(measured.ahead_of_all);
         }
         sync.drift.measured.store(measured.map(Arc::new));
+        clock::settle();
         let mark = clock::mark();
         if mark > written + MARK_STEP || (written == 0 && mark > 0) {
             written = mark;

@@ -16,6 +16,7 @@ use certs::{
     id::NodeId,
     join::{
         Chain, JoinRefusal, JoinReply, JoinRequest, MAX_MESSAGE, MAX_REQUEST_MESSAGE, Message, RenewRequest, Renewal,
+        Unread, VERSION,
     },
     sign::{Digest, PublicKey},
     verify::{Authority, KnownKey, VerifyError, verify_ca},
@@ -34,7 +35,7 @@ use super::{
     book::Book,
     error::internal,
     event,
-    exchange::{receive, send},
+    exchange::{receive, send, unread},
     identity::{Identity, millis},
     rollback::Rollback,
     store::{Judgement, Spent},
@@ -112,10 +113,14 @@ impl Enrolment {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let hello = tokio::time::timeout(HELLO_PATIENCE, receive(stream, MAX_REQUEST_MESSAGE)).await??;
-        if !matches!(hello, Message::Hello(_)) {
-            return send(stream, &Message::Refusal(JoinRefusal::new("bad_request", "an enrolment begins with hello")))
-                .await;
+        let hello = match tokio::time::timeout(HELLO_PATIENCE, self.said(stream)).await?? {
+            Ok(Message::Hello(hello)) if hello.version == VERSION => Ok(()),
+            Ok(Message::Hello(hello)) => Err(self.cannot_read(&Unread::Version(hello.version))),
+            Ok(_) => Err(JoinRefusal::new("bad_request", "an enrolment begins with hello")),
+            Err(refused) => Err(refused),
+        };
+        if let Err(refused) = hello {
+            return send(stream, &Message::Refusal(refused)).await;
         }
         let chain = self.chain().await;
         if let Some(refused) = too_large(&chain) {
@@ -128,8 +133,8 @@ impl Enrolment {
             return send(stream, &Message::Refusal(refused)).await;
         }
         send(stream, &Message::Chain(chain)).await?;
-        let answer = match receive(stream, MAX_REQUEST_MESSAGE).await? {
-            Message::Prove(request) => {
+        let answer = match self.said(stream).await? {
+            Ok(Message::Prove(request)) => {
                 let redeemed = self.redeem(&request, exporter, remote).await;
                 redeemed.inspect_err(|refused| {
                     let kind = if refused.code == "token_spent" {
@@ -145,7 +150,7 @@ impl Enrolment {
                     );
                 })
             }
-            Message::Renew(request) => {
+            Ok(Message::Renew(request)) => {
                 let renewed = self.renew(&request, exporter).await;
                 renewed.inspect_err(|refused| {
                     let node = request.claims().map_or_else(|| "nobody".to_owned(), |node| node.to_string());
@@ -157,13 +162,34 @@ impl Enrolment {
                     );
                 })
             }
-            Message::Hello(_) | Message::Chain(_) | Message::Reply(_) | Message::Refusal(_) => {
+            Ok(Message::Hello(_) | Message::Chain(_) | Message::Reply(_) | Message::Refusal(_)) => {
                 Err(JoinRefusal::new("bad_request", "not a step of an enrolment"))
             }
+            Err(refused) => Err(refused),
         };
         let answer = answer.map_or_else(Message::Refusal, Message::Reply);
         send(stream, &answer).await?;
         tokio::io::AsyncWriteExt::shutdown(stream).await
+    }
+
+    /// What a joiner says next, or how it is refused where it says that in another way than this build reads.
+    async fn said(&self, stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Result<Message, JoinRefusal>> {
+        match receive(stream, MAX_REQUEST_MESSAGE).await {
+            Ok(message) => Ok(Ok(message)),
+            Err(error) => match unread(&error) {
+                Some(unread) => Ok(Err(self.cannot_read(unread))),
+                None => Err(error),
+            },
+        }
+    }
+
+    fn cannot_read(&self, unread: &Unread) -> JoinRefusal {
+        let code = match unread {
+            Unread::Damaged(_) => "bad_request",
+            Unread::Version(_) | Unread::Kind(_) => "not_supported",
+        };
+        let build = env!("CARGO_PKG_VERSION");
+        JoinRefusal::new(code, format!("{} runs skein {build}, and got {unread}", self.identity.node()))
     }
 
     /// What makes this node believable: RoleSets, its own NodeGrant, and that of the enroller which certified it.

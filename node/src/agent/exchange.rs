@@ -2,7 +2,7 @@
 
 use std::io;
 
-use certs::join::{MAX_REQUEST_MESSAGE, Message};
+use certs::join::{MAX_REQUEST_MESSAGE, Message, Unread};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
@@ -21,7 +21,7 @@ pub(super) async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &Messa
 /// Receives one message of at most `limit` bytes.
 ///
 /// # Errors
-/// The connection's, or `InvalidData`.
+/// The connection's, or `InvalidData`: [`unread`] says more of what came whole.
 pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> io::Result<Message> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await?;
@@ -35,5 +35,10 @@ pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin), limit: usize)
     if bytes.len() < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Message::decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
+    Message::decode(&bytes).map_err(|unread| io::Error::new(io::ErrorKind::InvalidData, unread))
+}
+
+/// Why a message that came whole is none here.
+pub(super) fn unread(error: &io::Error) -> Option<&Unread> {
+    error.get_ref()?.downcast_ref()
 }

@@ -5,11 +5,11 @@ mod enroller;
 mod paths;
 mod reload;
 mod restart;
+mod services;
 mod workload;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -36,9 +36,8 @@ use super::{
     drift::Measured,
     error::{Error, fail, internal},
     event::Noted,
-    groups,
     guarded::Guarded,
-    local::{Local, covers, not_granted},
+    local::Local,
     receipt::{Receipt, Standing},
     state_dir::{CAPTURED, StateDir},
     store::{AuditEntry, AuditHead, Store},
@@ -46,7 +45,7 @@ use super::{
 };
 use crate::{
     clock::{Uptime, monotonic},
-    config::{self, Config, Service, SpeakerName},
+    config::{Config, Service},
     secrets::Secrets,
     snapshot::{Snapshot, Trouble},
 };
@@ -241,8 +240,8 @@ impl Agent {
     }
 
     /// Looks into the set of changesets: log, plan, revert.
-    pub async fn history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
-        self.inner.sync.book.look(look).await
+    pub async fn history<T: Send + 'static>(&self, look: impl FnOnce(&History) -> T + Send + 'static) -> T {
+        self.inner.sync.book.look_through(look).await
     }
 
     /// Nodes as this node sees them.
@@ -283,7 +282,9 @@ impl Agent {
     /// What this node itself finds wrong: disk, certificates, services without a grant; worst first.
     pub fn troubles(&self) -> Vec<Error> {
         let mut troubles: Vec<Error> = self.inner.sync.world.fatal().into_iter().collect();
+        troubles.extend(self.stuck_workers());
         troubles.extend(self.inner.store.trouble());
+        troubles.extend(self.inner.sync.book.trouble());
         let (facts, now) = (self.identity(), self.now());
         if facts.ca_not_after <= now {
             let hint = "start an enroller; the node then renews by itself";
@@ -302,6 +303,7 @@ impl Agent {
         }));
         troubles.extend(self.inner.sync.drift.trouble());
         troubles.extend(self.address_trouble());
+        troubles.extend(self.not_reached());
         troubles.extend(self.inner.local.not_granted());
         troubles.extend(self.inner.not_reloaded.load().as_deref().cloned());
         troubles.extend(self.inner.group_troubles.load().iter().map(doors::told));
@@ -310,10 +312,11 @@ impl Agent {
         troubles
     }
 
-    /// Whether identity, policy and listeners are there.
+    /// Whether identity, policy and listeners are there, and every data worker turns.
     pub fn ready(&self) -> bool {
         let own_leaf = self.identity().leafs.iter().any(|leaf| leaf.not_after > self.now());
-        self.inner.listening.load(Relaxed) && !self.draining() && own_leaf && self.inner.sync.world.fatal().is_none()
+        let serves = self.inner.listening.load(Relaxed) && !self.draining() && self.stuck_workers().is_none();
+        serves && own_leaf && self.inner.sync.world.fatal().is_none()
     }
 
     /// Says that all listeners are open, or about to close.
@@ -371,69 +374,6 @@ impl Agent {
     /// Local services with their health: healthy or why not.
     pub fn local_services(&self) -> Vec<(Service, bool, String)> {
         self.inner.local.list()
-    }
-
-    /// Adds a service, or replaces one that was added: `text` is one `[[service]]` table in TOML, kept in `services.d`.
-    ///
-    /// # Errors
-    /// `bad_config`, `already_exists` for one of skein.toml, `not_granted` naming the command that grants it.
-    pub async fn service_add(&self, text: &str) -> Result<Service, Error> {
-        let config = self.config();
-        let service = config::service_from_toml(Path::new("service"), text)?;
-        // Whoever may open the local socket does not thereby get private keys.
-        if !service.uids.is_empty() {
-            let hint = "write it into skein.toml or services.d by hand, then send the process SIGHUP";
-            return Err(fail("bad_config", "`uids` says who gets private keys: no command sets it", hint));
-        }
-        let filled = groups::filled(&service, &self.state()).0;
-        if !self.state().grants().get(self.node()).is_some_and(|grant| covers(grant, &filled)) {
-            return Err(not_granted(self.node(), &filled));
-        }
-        let file = config::service_file(&config, &service);
-        // Nor gets another instance beside one that a file of root's names: what is called by that name is that file's to say.
-        let by_hand = |known: &&Service| known.name == service.name && !config::service_file(&config, known).exists();
-        if let Some(known) = config.services.iter().find(by_hand) {
-            let message = format!("{} stands in the configuration", SpeakerName::of(known));
-            let hint = "change it, or add the instance, in the file that names it, then send the process SIGHUP";
-            return Err(fail("already_exists", message, hint));
-        }
-        let before = std::fs::read_to_string(&file).ok();
-        let written = config::services_dir(&config.file);
-        let written = std::fs::create_dir_all(written)
-            .and_then(|()| config::write_atomically(&file, &config::service_to_toml(&service)));
-        written.map_err(|e| fail("storage_failed", format!("{}: {e}", file.display()), "check the folder"))?;
-        if let Err(error) = self.reload().await {
-            // Nothing half done: the folder is as it was.
-            let _ = match before {
-                Some(text) => config::write_atomically(&file, &text),
-                None => std::fs::remove_file(&file),
-            };
-            return Err(error);
-        }
-        Ok(service)
-    }
-
-    /// Removes a service that `service_add` added: `NAMESPACE/NAME[/INSTANCE]`.
-    ///
-    /// # Errors
-    /// `not_found`; `bad_config` for one that stands in another file.
-    pub async fn service_remove(&self, name: &str) -> Result<(), Error> {
-        let config = self.config();
-        let Some(service) = config.services.iter().find(|known| SpeakerName::of(known).to_string() == name) else {
-            return Err(fail("not_found", format!("no service {name} here"), "`skein service list` shows them"));
-        };
-        let file = config::service_file(&config, service);
-        let Ok(text) = std::fs::read_to_string(&file) else {
-            let hint = "remove it from the file that names it, then send the process SIGHUP";
-            return Err(fail("bad_config", format!("{name} was not added by `service add`"), hint));
-        };
-        std::fs::remove_file(&file)
-            .map_err(|e| fail("storage_failed", format!("{}: {e}", file.display()), "check the folder"))?;
-        if let Err(error) = self.reload().await {
-            let _ = config::write_atomically(&file, &text);
-            return Err(error);
-        }
-        Ok(())
     }
 
     /// Wakes after every reload.

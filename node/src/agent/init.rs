@@ -95,7 +95,14 @@ pub fn init(dir: &StateDir, init: &Init<'_>) -> Result<Made, Error> {
         .collect();
     store.append(&[&changesets[0], &changesets[1]], &judgements)?;
     let (node, trust_domain) = (init.node.clone(), init.trust_domain.clone());
-    dir.own(&Owner { node, trust_domain, address: init.address, enroller: None, found: None })?;
+    dir.own(&Owner {
+        node,
+        trust_domain,
+        address: init.address,
+        enroller: None,
+        found: None,
+        later: serde_json::Map::default(),
+    })?;
     Ok(Made { genesis, role_set: first.role_set, bundle: bundle_to_pem(&[init.root.certificate()]) })
 }
 

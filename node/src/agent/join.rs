@@ -11,7 +11,7 @@ use certs::{
     ca::{CaKey, NodeCa},
     codec::Millis,
     id::{NodeId, SpiffeId, TrustDomain},
-    join::{Chain, Hello, JoinReply, JoinRequest, MAX_MESSAGE, Message, RenewRequest, Token},
+    join::{Chain, Hello, JoinReply, JoinRequest, MAX_MESSAGE, Message, RenewRequest, Token, Unread, VERSION},
     root::bundle_to_pem,
     sign::{Digest, PublicKey, SigningKey},
     tls::{self, EXPORTER_JOIN},
@@ -22,7 +22,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::{
     error::{Error, fail},
-    exchange::{receive, send},
+    exchange::{receive, send, unread},
     identity::Identity,
     init::check_free,
     state_dir::{CA_CERTIFICATES, CA_KEY, Owner, RECORD_KEY, StateDir},
@@ -31,13 +31,11 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    mesh::{conversation::connect, join::Conversed},
+    mesh::{Conversed, connect},
 };
 
 /// One step of the exchange takes at most this long; the enroller may wait for the invite to arrive.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Version of the exchange.
-const VERSION: u8 = 1;
 
 /// What a joining node brings.
 #[derive(Debug, Clone)]
@@ -184,7 +182,11 @@ pub async fn renew_lapsed(
         match receive(&mut stream, MAX_MESSAGE).await.map_err(|e| failed(&e))? {
             Message::Reply(reply) => Ok(reply.chain),
             Message::Refusal(refusal) => {
-                let hint = format!("invite it anew from another node: skein invite {} --replace", identity.node());
+                let hint = if refusal.code == "not_supported" {
+                    SAME_VERSION.to_owned()
+                } else {
+                    format!("invite it anew from another node: skein invite {} --replace", identity.node())
+                };
                 Err(fail("refused", format!("{}: {refusal}", peer.node), hint))
             }
             Message::Hello(_) | Message::Chain(_) | Message::Prove(_) | Message::Renew(_) => {
@@ -202,6 +204,8 @@ const NO_ENROLLER_THERE: &str =
 const OTHER_MESH: &str = "is it a node of this mesh, and is this machine's clock right?";
 /// What to do where the other side speaks otherwise.
 const OTHER_VERSION: &str = "do both run neighbouring versions? `skein members` shows them";
+/// What to do where it says that it does.
+const SAME_VERSION: &str = "run the enroller's version of skein here, or this one there: `skein members` shows it";
 
 /// What to do where the RoleSets of a mesh are more than one message holds.
 const NOBODY_JOINS: &str = "`role_sets_large` in `skein status` of the enroller says whether its mesh can take anybody";
@@ -263,9 +267,14 @@ async fn step(stream: &mut Conversed, message: &Message, token: &Token) -> Resul
     };
     match tokio::time::timeout(PATIENCE, exchanged).await {
         Ok(Ok(message)) => Ok(message),
+        Ok(Err(error)) if matches!(unread(&error), Some(Unread::Version(_) | Unread::Kind(_))) => {
+            let own = env!("CARGO_PKG_VERSION");
+            let message = format!("this is skein {own}, and the enroller {} answers {error}", token.enroller);
+            Err(fail("not_supported", message, format!("{SAME_VERSION}; the token is good still")))
+        }
         // It answers, and an older one may show more than fits.
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
-            let message = format!("the enroller {} answers what cannot be read: {error}", token.enroller);
+            let message = format!("the enroller {} answers {error}", token.enroller);
             Err(fail("failed", message, format!("{OTHER_VERSION}; {NOBODY_JOINS}")))
         }
         Ok(Err(error)) => Err(unreachable(token, &error)),
@@ -338,7 +347,14 @@ pub fn settle(
     Store::open(&dir.store())?.append(&slices, &judgements)?;
     let address = advertise.unwrap_or_else(|| towards(enroller, listen));
     let (owner, home) = (node.clone(), trust_domain.clone());
-    dir.own(&Owner { node: owner, trust_domain: home, address: Some(address), enroller: Some(enroller), found: None })?;
+    dir.own(&Owner {
+        node: owner,
+        trust_domain: home,
+        address: Some(address),
+        enroller: Some(enroller),
+        found: None,
+        later: serde_json::Map::default(),
+    })?;
     Ok(Joined { node, trust_domain, address })
 }
 
@@ -380,6 +396,7 @@ fn unexpected(message: &Message, token: &Token) -> Error {
     let hint = match refusal.code.as_str() {
         "too_many_requests" => "the token is good still".to_owned(),
         "too_large" => format!("the token is good still; {NOBODY_JOINS}"),
+        "not_supported" => format!("{SAME_VERSION}; the token is good still"),
         "mesh_full" => "make room, then try again with the same token".to_owned(),
         "not_an_enroller" => format!("the token is good still, once {} enrols again", token.enroller),
         _ => format!("ask for a new token: skein invite {}", token.node),

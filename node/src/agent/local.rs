@@ -7,6 +7,7 @@ use std::{
 };
 
 use certs::{
+    codec::Millis,
     grant::NodeGrant,
     id::{NodeId, ServiceAccount, ServiceName},
     revoke::Revocations,
@@ -14,6 +15,7 @@ use certs::{
 use membership::body::{Body, Health, HealthRecord, HealthState, PortRecord, ServiceRecord, Services};
 use policy::history::State;
 use serde::{Deserialize, Serialize};
+use tokio::task::AbortHandle;
 
 use super::{
     checks::{Changed, Judge, probe},
@@ -26,7 +28,7 @@ use crate::{
     config::{Check, Service, SpeakerName},
     lock::lock,
     snapshot,
-    tasks::{Task, Tasks},
+    tasks::Tasks,
 };
 
 /// An endpoint is checked this often for others, however many ask; meanwhile they hear the last result.
@@ -42,6 +44,8 @@ pub enum Looked {
     /// There is no such endpoint here, or nothing checks it.
     Unknown,
 }
+/// The reason of endpoints that pass their checks on a node that does not carry their requests.
+const STUCK: &str = "a data worker of its node is stuck";
 /// The reason of an endpoint that nobody has looked at.
 const UNCHECKED: &str = "not checked yet";
 /// The reason of a service that no operator lets this node run.
@@ -55,6 +59,8 @@ pub struct Local {
     tasks: Tasks,
     clock: Clock,
     running: Mutex<BTreeMap<String, Running>>,
+    /// Since when a data worker has been stuck: then no endpoint here is healthy.
+    stuck: Mutex<Option<Millis>>,
     /// One publication at a time: services and health belong together.
     publishing: tokio::sync::Mutex<()>,
 }
@@ -65,7 +71,7 @@ struct Running {
     granted: Option<bool>,
     /// None if nothing is checked: it has no ports.
     health: Option<HealthState>,
-    check: Option<Task>,
+    check: Option<AbortHandle>,
     /// The last check for others. Held while one is made: all who ask meanwhile hear its result.
     looked: Arc<tokio::sync::Mutex<Option<(Instant, Looked)>>>,
 }
@@ -81,8 +87,8 @@ impl Drop for Running {
 impl Local {
     /// No services yet.
     pub fn new(node: NodeId, members: Members, events: Arc<Events>, tasks: Tasks) -> Arc<Self> {
-        let (running, publishing) = Default::default();
-        Arc::new(Self { node, members, events, tasks, clock: Clock, running, publishing })
+        let (running, stuck, publishing) = Default::default();
+        Arc::new(Self { node, members, events, tasks, clock: Clock, running, stuck, publishing })
     }
 
     /// Replaces all services; what did not change goes on undisturbed.
@@ -125,16 +131,43 @@ impl Local {
     pub async fn publish(&self) {
         let _one = self.publishing.lock().await;
         let (mut services, mut health) = (Services::default(), Health::default());
+        let stuck = *lock(&self.stuck);
+        let stuck = stuck.map(|since| HealthState { healthy: false, since, reason: STUCK.into() });
         for running in self.running().values().filter(|running| running.granted == Some(true)) {
             services.services.push(record(&running.service));
             if let Some(state) = &running.health {
                 let Service { name, instance, .. } = &running.service;
                 let (service, instance) = (name.clone(), instance.clone());
-                health.endpoints.push(HealthRecord { service, instance, state: state.clone() });
+                let state = stuck.as_ref().filter(|_| state.healthy).unwrap_or(state).clone();
+                health.endpoints.push(HealthRecord { service, instance, state });
             }
         }
         // Health first: a service without any counts as healthy.
         self.members.publish_together(vec![Body::Health(health), Body::Services(services)]).await;
+    }
+
+    /// Tells others for as long as a data worker of this node is stuck: whatever checks say, some of the requests to what runs here hang.
+    pub async fn follow_workers(self: Arc<Self>) {
+        let mut workers = self.tasks.stuck();
+        loop {
+            let names = workers.borrow_and_update().join(", ");
+            let (now, is_stuck) = (self.clock.now(), !names.is_empty());
+            let was_stuck = {
+                let mut stuck = lock(&self.stuck);
+                let since = stuck.filter(|_| is_stuck).or(is_stuck.then_some(now));
+                std::mem::replace(&mut *stuck, since).is_some()
+            };
+            if is_stuck || was_stuck {
+                let message =
+                    if is_stuck { format!("{names} does not turn") } else { "every data worker turns".into() };
+                self.events.note(now, event::Kind::WorkerStuck, &self.node, message);
+                self.publish().await;
+            }
+            // An error means that the node ends.
+            if workers.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Accounts whose leafs the node needs: granted, and not revoked.

@@ -185,7 +185,6 @@ impl Task {
         let dials = Arc::new(Semaphore::new(DIALS));
         self.step(Event::Tick, &persist, &dials);
         loop {
-            let due = self.engine.wake().saturating_sub(self.clock.now());
             tokio::select! {
                 input = self.inputs.recv() => match input {
                     Some(Input::Event(event)) => self.step(event, &persist, &dials),
@@ -204,7 +203,9 @@ impl Task {
                     None => return self.tasks.stopping().await,
                 },
                 Some(said) = self.gossip.1.recv() => self.step(Event::Gossip(said), &persist, &dials),
-                () = tokio::time::sleep(Duration::from_millis(due)) => self.step(Event::Tick, &persist, &dials),
+                () = tokio::time::sleep(Duration::from_millis(self.engine.pause())) => {
+                    self.step(Event::Tick, &persist, &dials);
+                }
             }
         }
     }
@@ -231,8 +232,11 @@ impl Task {
     }
 
     fn step(&mut self, event: Event, persist: &watch::Sender<Vec<u8>>, dials: &Arc<Semaphore>) {
-        if let Event::LinkDown { link, .. } = &event {
-            self.links.remove(*link, self.clock.now());
+        if let Event::LinkDown { node, link } = &event
+            && let Some(ended) = self.links.remove(*link, self.clock.now())
+            && ended.is_lost()
+        {
+            self.mesh.retire_node(node);
         }
         if let Event::Tick = &event {
             self.links.sweep(Uptime::now(), |node| self.engine.latest(node));
@@ -335,12 +339,11 @@ impl Task {
         });
     }
 
-    /// Goes on under a generation above an earlier run's once that is on disk; false if it cannot be. Happens at most once, at the
-    /// start.
+    /// Goes on under another generation once that is on disk; false if it cannot be.
     fn rerun(&self, generation: u64) -> bool {
-        let what = "peers hold records of an earlier run under a higher generation; this node goes on above it";
+        let what = "this node goes on under another generation: what it said under the last one does not count";
         self.events.note(self.clock.now(), event::Kind::Generation, generation, what);
-        tracing::warn!(generation, "{what}: was its data directory restored, or its clock set back?");
+        tracing::warn!(generation, "{what}: was its data directory or its machine restored, or its clock set back?");
         let stored = self.store.set_generation(generation);
         if let Err(error) = &stored {
             self.world.fail(

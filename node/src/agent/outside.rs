@@ -19,7 +19,7 @@ use certs::{codec::Millis, id::NodeId};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use policy::compile::Entries;
 
-use super::{resolver::Resolver, world::World};
+use super::{resolver::Resolver, whereabouts::way, world::World};
 use crate::{clock, snapshot::Services};
 
 use fold::names;
@@ -35,6 +35,8 @@ const AT_ONCE: usize = 4;
 static RESOLVER: Resolver = Resolver::new("names of documents", AT_ONCE);
 /// Between two looks at where this node listens and at its machine's addresses, milliseconds.
 const OWN_PORTS: Millis = 5_000;
+/// Nothing is sent there: a way is looked for, which no port changes.
+const ANY_PORT: u16 = 9;
 /// Addresses of one name that are used.
 const MAX_ADDRESSES: usize = 256;
 
@@ -185,7 +187,7 @@ pub(super) fn wanted(entries: &Entries, services: &Services, node: &NodeId) -> N
     names(entries, &services.on(node).map(|endpoint| endpoint.id.service.namespace()).collect())
 }
 
-/// Addresses without repetition, in the order in which they came.
+/// Addresses without repetition, in the order in which they came: those to which a way leads from this machine.
 fn answered(look: io::Result<Vec<IpAddr>>) -> Result<Vec<IpAddr>, String> {
     let found = look.map_err(|error| error.to_string())?;
     let mut addresses: Vec<IpAddr> = Vec::new();
@@ -194,5 +196,19 @@ fn answered(look: io::Result<Vec<IpAddr>>) -> Result<Vec<IpAddr>, String> {
             addresses.push(address);
         }
     }
-    if addresses.is_empty() { Err("it has no address".to_owned()) } else { Ok(addresses) }
+    if addresses.is_empty() {
+        return Err("it has no address".to_owned());
+    }
+    Ok(reachable(addresses, |address| way((address, ANY_PORT).into()).is_some()))
+}
+
+/// Those of the families towards which there is a way: a machine without IPv6 is told of addresses of IPv6 all the same. Where there is no
+/// way at all, as while its network is down, all stay.
+fn reachable(mut addresses: Vec<IpAddr>, has_way: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+    let leads = |is_ipv4| addresses.iter().filter(|address| address.is_ipv4() == is_ipv4).any(|at| has_way(*at));
+    let (by_ipv4, by_ipv6) = (leads(true), leads(false));
+    if by_ipv4 != by_ipv6 {
+        addresses.retain(|address| address.is_ipv4() == by_ipv4);
+    }
+    addresses
 }

@@ -28,6 +28,8 @@ pub struct Receipt {
     pub standing: Standing,
     /// When, by that node's clock.
     pub at: Millis,
+    /// What a later build adds and others may ignore: number and value.
+    pub extensions: Vec<(u16, Vec<u8>)>,
 }
 
 /// Where a changeset stands on one node.
@@ -42,6 +44,8 @@ pub enum Standing {
     Superseded,
     /// On disk, and another value of one of its documents is in effect.
     Conflicted,
+    /// On disk, and the node's build cannot read one of its documents: what stood before is in effect, or what can be read of it.
+    Unreadable,
     /// On disk, and traffic follows it.
     Applied,
     /// Applied, and nothing of the node rests on a root that the RoleSet in force retires. Only who asks for it hears it.
@@ -111,6 +115,7 @@ mod tests {
             changeset: Digest::of(b"x"),
             standing: Standing::Applied,
             at: 7,
+            extensions: vec![(7, b"later".to_vec())],
         };
         let bytes = receipt.sign(&own, &[]);
         assert!(bytes.len() < RECEIPT_BYTES);
@@ -139,7 +144,8 @@ mod tests {
         let chain = enroller.issue_node_unchecked(&ca_key.spki(), &grant.certified(record.public()), NOW).unwrap();
         let changeset = Digest::of(b"x");
         let (trust_domain, named) = (mesh.clone(), node.clone());
-        let receipt = Receipt { trust_domain, node: named, changeset, standing: Standing::Durable, at: NOW };
+        let (standing, extensions) = (Standing::Durable, Vec::new());
+        let receipt = Receipt { trust_domain, node: named, changeset, standing, at: NOW, extensions };
         let bytes = receipt.sign(&record, &chain);
         let under = |root: &Root| Authority::new(mesh.clone(), vec![root.certificate()]);
         assert_eq!(Receipt::prove(&bytes, &under(&root), NOW), Some(receipt.clone()));

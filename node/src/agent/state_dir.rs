@@ -47,7 +47,6 @@ const FILES: [&str; 10] =
 
 /// Whose state a directory holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Owner {
     /// The node.
     pub node: NodeId,
@@ -61,6 +60,9 @@ pub struct Owner {
     /// The address that it tells instead of the first one, which its machine has no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<std::net::SocketAddr>,
+    /// What a later build noted beside that: not read, and written again as it is.
+    #[serde(flatten)]
+    pub later: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A locked state directory; the lock ends with the value.
@@ -361,7 +363,9 @@ mod tests {
     fn one_process_at_a_time() {
         let folder = private_dir();
         let first = StateDir::open(&folder.path().join("state")).unwrap();
-        assert_eq!(StateDir::open(first.path()).unwrap_err().code, "state_in_use");
+        let refused = StateDir::open(first.path()).unwrap_err();
+        assert_eq!(refused.code, "state_in_use");
+        assert!(crate::error::CODES.iter().any(|row| row.0 == refused.code));
         let path = first.path().to_path_buf();
         drop(first);
         StateDir::open(&path).unwrap();
@@ -472,8 +476,18 @@ mod tests {
             address: None,
             enroller: None,
             found: None,
+            later: serde_json::Map::default(),
         };
         dir.own(&owner).unwrap();
-        assert_eq!(dir.owner().unwrap(), Some(owner));
+        assert_eq!(dir.owner().unwrap(), Some(owner.clone()));
+        // A build that goes back to this one finds its node as it was.
+        let later = serde_json::json!({"node": "web-1", "trust_domain": "prod.example", "later": {"than": 1}});
+        write_private(&folder.path().join(NODE), later.to_string().as_bytes()).unwrap();
+        let read = dir.owner().unwrap().unwrap();
+        assert_eq!((&read.node, &read.address), (&owner.node, &None));
+        let found = Some("10.0.0.7:15008".parse().unwrap());
+        dir.own(&Owner { found, ..read }).unwrap();
+        let kept: serde_json::Value = serde_json::from_str(&dir.must_read(NODE).unwrap()).unwrap();
+        assert_eq!((&kept["later"]["than"], &kept["found"]), (&1.into(), &"10.0.0.7:15008".into()));
     }
 }

@@ -11,7 +11,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -61,7 +61,6 @@ const ENTRY_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    /// A panic while it is held ends all that is read and written: nobody knows what the disk then holds.
     inner: Mutex<Inner>,
     /// True for ever once the disk did not keep what it had taken.
     sync_failed: Arc<AtomicBool>,
@@ -72,7 +71,7 @@ enum Inner {
     Open(Database),
     /// The disk was full; the next write tries to open it again.
     Full,
-    /// The disk failed; nothing is written until restart.
+    /// The disk failed, or somebody panicked over it; nothing is read or written until restart.
     Closed(String),
 }
 
@@ -263,11 +262,21 @@ impl Store {
 
     /// Why nothing can be written, if so.
     pub fn trouble(&self) -> Option<Error> {
-        match &*self.inner.lock().expect("no code panics while it holds the store") {
+        match &*self.inner() {
             Inner::Open(_) => free(&self.path).is_some_and(|free| free < RESERVE_BYTES).then(|| full(&self.path)),
             Inner::Full => Some(full(&self.path)),
             Inner::Closed(why) => Some(closed(&self.path, why)),
         }
+    }
+
+    /// What the last one left; closed if it panicked: nobody knows what the disk then holds.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| {
+            self.inner.clear_poison();
+            let mut inner = poisoned.into_inner();
+            *inner = Inner::Closed("its last user panicked".to_owned());
+            inner
+        })
     }
 
     fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
@@ -285,7 +294,7 @@ impl Store {
     }
 
     fn read<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, Error> {
-        match &*self.inner.lock().expect("no code panics while it holds the store") {
+        match &*self.inner() {
             Inner::Open(database) => work(database).map_err(|e| failed(&self.path, &e)),
             Inner::Full => Err(full(&self.path)),
             Inner::Closed(why) => Err(closed(&self.path, why)),
@@ -297,7 +306,7 @@ impl Store {
         bytes: usize,
         work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), Error> {
-        let mut inner = self.inner.lock().expect("no code panics while it holds the store");
+        let mut inner = self.inner();
         if free(&self.path).is_some_and(|free| free < RESERVE_BYTES + 4 * bytes as u64) {
             return Err(full(&self.path));
         }
@@ -334,7 +343,7 @@ fn open(path: &Path, sync_failed: &Arc<AtomicBool>) -> Result<Database, Error> {
     let opened = || -> Result<(Database, u32), redb::Error> {
         let database = builder.create_with_backend(Disk::open(path, sync_failed)?)?;
         let write = database.begin_write()?;
-        let format = format_of(&write)?;
+        let format = format_of(&write.open_table(META)?)?;
         if format <= NEWEST_FORMAT {
             write.open_table(CHANGESETS)?;
             write.open_table(TOKENS)?;
@@ -348,22 +357,27 @@ fn open(path: &Path, sync_failed: &Arc<AtomicBool>) -> Result<Database, Error> {
         Ok((database, format))
     };
     let (database, format) = opened().map_err(|e| if is_full(&e) { full(path) } else { failed(path, &e) })?;
-    if format > NEWEST_FORMAT {
-        let message = format!(
-            "{} has format {format}, written by a newer skein; this one reads up to {NEWEST_FORMAT}",
-            path.display()
-        );
-        let hint = "run the version that wrote it, or a newer one; a backup of data_dir of before the upgrade is the other way back";
-        return Err(fail("not_supported", message, hint));
-    }
+    readable(path, format)?;
     Ok(database)
 }
 
 /// How the tables are laid out. What is no number is of a build to come.
-fn format_of(write: &WriteTransaction) -> Result<u32, redb::Error> {
-    let meta = write.open_table(META)?;
+fn format_of(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<u32, redb::Error> {
     let noted = meta.get(FORMAT)?;
     Ok(noted.map_or(1, |bytes| bytes.value().try_into().map_or(u32::MAX, u32::from_be_bytes)))
+}
+
+/// Fails with `not_supported` for a layout that this build does not know.
+fn readable(path: &Path, format: u32) -> Result<(), Error> {
+    if format <= NEWEST_FORMAT {
+        return Ok(());
+    }
+    let message = format!(
+        "{} has format {format}, written by a newer skein; this one reads up to {NEWEST_FORMAT}",
+        path.display()
+    );
+    let hint = "run the version that wrote it, or a newer one; a backup of data_dir of before the upgrade is the other way back";
+    Err(fail("not_supported", message, hint))
 }
 
 fn entry<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
@@ -386,7 +400,7 @@ fn full(path: &Path) -> Error {
 }
 
 fn closed(path: &Path, why: &str) -> Error {
-    let message = format!("{} is closed after a disk error: {why}", path.display());
+    let message = format!("{} is closed after an error: {why}", path.display());
     fail("storage_failed", message, "check the disk and restart the node; traffic goes on")
 }
 

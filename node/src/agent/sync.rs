@@ -4,6 +4,7 @@
 mod answer;
 mod bodies;
 mod claims;
+mod ends;
 pub mod everybody;
 mod fetch;
 mod first;
@@ -28,7 +29,7 @@ use certs::{
     sign::Digest,
 };
 use membership::body::{Body, Policy, RECENT};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 pub use answer::Requests;
 use claims::Claims;
@@ -53,7 +54,10 @@ use crate::{
     agent::concerns::Concerns,
     clock::{Clock, Uptime, monotonic},
     lock::lock,
-    mesh::{Mesh, peer::PeerLink},
+    mesh::{
+        Mesh,
+        peer::{LinkError, PeerLink},
+    },
     tasks::Tasks,
     telemetry::Histogram,
 };
@@ -62,7 +66,7 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Pause after a comparison that failed.
 const AGAIN: Duration = Duration::from_millis(250);
-/// A peer has this long for one reply.
+/// A peer has this long for one reply, and from each piece of it for the next.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one task's fetching keeps other peers from being asked for the same.
 const CLAIM: Duration = Duration::from_secs(1);
@@ -200,26 +204,23 @@ impl Sync {
 
     /// Runs until the process ends: applies and announces what the store held, then follows peers and the clock.
     pub async fn run(self: Arc<Self>) {
+        let mut ends = ends::Ends::since(&self.book, self.clock.now()).await;
         self.apply().await;
         let mut upkeep = bodies::Upkeep::default();
         loop {
-            let now = self.clock.now();
-            let next = self.book.look(|history| history.next_change(now)).await;
-            let by_itself = next.map_or(INTERVAL, |at| Duration::from_millis(at.saturating_sub(now) + 1).min(INTERVAL));
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = self.rollback.grown.notified() => self.announce().await,
-                () = tokio::time::sleep(by_itself) => {}
+                () = tokio::time::sleep(ends.pause(self.clock.now())) => {}
                 () = self.tasks.stopping() => return,
             }
             let fresh_keys = self.world.new_keys();
-            let later = self.clock.now();
-            let is_due = next.is_some_and(|at| at <= later);
-            if fresh_keys.is_some() || is_due {
+            let look = ends.look(&self.book, &self.world, self.clock.now()).await;
+            if fresh_keys.is_some() || look.is_behind {
                 self.apply().await;
             }
-            if is_due {
-                self.note_reverted(now, later).await;
+            if let Some((since, now)) = look.ended {
+                self.note_reverted(since, now).await;
             }
             if let Some(keys) = fresh_keys {
                 self.book.keep_known_keys(keys).await;
@@ -230,17 +231,29 @@ impl Sync {
         }
     }
 
-    /// Folds what the book holds, swaps the world, announces. Gives when requests began to follow it.
-    pub async fn apply(&self) -> Instant {
+    /// Folds what the book holds, swaps the world, announces: to the end, also if the caller goes away. Gives when requests began to
+    /// follow it.
+    pub async fn apply(self: &Arc<Self>) -> Instant {
+        let sync = self.clone();
+        let (told, applied) = oneshot::channel();
+        self.tasks.detach("apply", async move {
+            let _ = told.send(sync.apply_next().await);
+        });
+        applied.await.expect("no code panics while it applies")
+    }
+
+    async fn apply_next(&self) -> Instant {
         let _one = self.state.applying.lock().await;
         let covered = self.book.look(|history| history.digest()).await;
-        let state = self.book.state(self.clock.now()).await;
         let before = self.world.current().load();
+        let (book, clock) = (self.book.clone(), self.clock);
+        let fold = move || book.look_aside(|history| history.state(clock.now()));
+        let changed = self.world.follow(&self.tasks, fold).await;
+        let swapped = monotonic();
+        let state = self.world.current().load().state.clone();
         if before.state.lifetimes() != state.lifetimes() || before.state.trust() != state.trust() {
             self.renew.notify_one();
         }
-        let changed = self.world.state_changed(state);
-        let swapped = monotonic();
         let limits = self.world.limits();
         self.mesh.limit_handshakes(limits.tls_handshake_timeout, limits.pending_handshakes);
         if let Some(authority) = changed {
@@ -260,7 +273,7 @@ impl Sync {
     }
 
     /// Folds what came and notes how long it was on its way to where requests follow it.
-    pub(super) async fn apply_arrived(&self, arrived: Instant) {
+    pub(super) async fn apply_arrived(self: &Arc<Self>, arrived: Instant) {
         let swapped = self.apply().await;
         self.state.latency.observe(swapped.saturating_duration_since(arrived));
     }
@@ -304,8 +317,14 @@ impl Sync {
                     Ok(brought) => lock(&sync.state.pace).ended(&node, brought),
                     Err(error) => {
                         tracing::debug!(peer = %node, "policy could not be compared: {error}");
-                        // Who refused for now is not asked again at once.
-                        AGAIN
+                        match error {
+                            // The way may be too slow for what was asked.
+                            SyncError::Link(LinkError::Timeout(_)) => {
+                                lock(&sync.state.pace).ended(&node, Brought::InVain)
+                            }
+                            // Who refused for now is not asked again at once.
+                            SyncError::Link(_) | SyncError::Codec(_) | SyncError::Store(_) => AGAIN,
+                        }
                     }
                 };
                 tokio::time::sleep(pause).await;
@@ -326,7 +345,7 @@ impl Sync {
     }
 
     /// What was announced is fetched at once; without any such, bucket digests tell what is missing.
-    async fn compare(&self, link: &PeerLink, theirs: &Policy) -> Result<Brought, SyncError> {
+    async fn compare(self: &Arc<Self>, link: &PeerLink, theirs: &Policy) -> Result<Brought, SyncError> {
         let peer = &link.peer().node;
         let announced = self.lacking(&theirs.recent, peer).await;
         let mut brought = Brought::Whole;
@@ -344,7 +363,7 @@ impl Sync {
     }
 
     /// Digests of parts of the set tell what is missing, whatever was announced.
-    async fn compare_buckets(&self, link: &PeerLink) -> Result<Brought, SyncError> {
+    async fn compare_buckets(self: &Arc<Self>, link: &PeerLink) -> Result<Brought, SyncError> {
         let buckets: Buckets = self.ask(link, wire::BUCKETS, &()).await?;
         let own = self.book.look(|history| history.bucket_digests()).await;
         let differing = (0..=u8::MAX).zip(own.iter().zip(&buckets.digests)).filter(|(_, (a, b))| a != b);
@@ -368,7 +387,7 @@ impl Sync {
         kind: u16,
         question: &Q,
     ) -> Result<A, SyncError> {
-        let reply = link.request(kind, codec::encode(question).into(), PATIENCE).await?;
+        let reply = link.request_long(kind, codec::encode(question).into(), PATIENCE).await?;
         Ok(wire::reply(&reply)?)
     }
 

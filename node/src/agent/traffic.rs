@@ -329,6 +329,7 @@ impl Picture {
             slot_s: SLOT / 1_000,
             heard: self.heard.into_iter().collect(),
             silent: unheard.silent,
+            other_version: unheard.other_version,
             unasked: unheard.unasked,
             left_out: self.left_out,
             edges,

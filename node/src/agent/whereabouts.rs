@@ -2,7 +2,7 @@
 //! had on the day on which it joined.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -28,6 +28,8 @@ const PATIENCE: Millis = 60_000;
 const LOOKED_FOR: usize = 16;
 /// An address of documentation (RFC 5737): nothing is sent there, it only picks the route.
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+/// The same of IPv6 (RFC 3849).
+const ANYWHERE_BY_IPV6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9)), 9);
 
 /// By what the address is found.
 pub struct Whereabouts {
@@ -177,7 +179,7 @@ fn found(bound: SocketAddr, known: &[SocketAddr], way: impl Fn(SocketAddr) -> Op
     let way = |to: SocketAddr| way(to).filter(|ip| takes(bound, ip));
     let ways: Vec<IpAddr> = known.iter().take(LOOKED_FOR).filter_map(|at| way(*at)).collect();
     let outside = ways.iter().find(|ip| !ip.is_loopback());
-    outside.or(ways.first()).copied().or_else(|| way(ANYWHERE))
+    outside.or(ways.first()).copied().or_else(|| way(ANYWHERE)).or_else(|| way(ANYWHERE_BY_IPV6))
 }
 
 /// The address by which this machine speaks to `remote`, if there is a way. Sends nothing.
@@ -186,6 +188,20 @@ pub(super) fn way(remote: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(remote).ok()?;
     Some(socket.local_addr().ok()?.ip())
+}
+
+/// Whether nobody hears at an address of IPv6, unless another device translates: the mesh port takes IPv4 only.
+pub fn needs_translation(told: SocketAddr, bound: SocketAddr) -> bool {
+    told.ip().to_canonical().is_ipv6() && bound.is_ipv4()
+}
+
+/// What is wrong with an address that was configured, if it is the `machine`'s own, so that nobody else translates.
+pub(super) fn deaf(told: SocketAddr, bound: SocketAddr, machine: &[IpAddr]) -> Option<Error> {
+    let message =
+        format!("others are told {told}, an address of this machine, and the mesh port at {bound} takes IPv4 only");
+    let hint =
+        format!("write listen = \"[::]:{}\" into [mesh]: it takes IPv4, too; and restart the node", bound.port());
+    (needs_translation(told, bound) && machine.contains(&told.ip())).then(|| fail("address_not_here", message, hint))
 }
 
 /// What is wrong with an address that was not configured; `others` are those of other nodes.
@@ -238,6 +254,9 @@ mod tests {
         assert_eq!(found(at("[::]:15008"), &[enroller]), Some(ip("10.0.0.7")), "it takes IPv4, too");
         let anywhere = |to| (to == ANYWHERE).then(|| ip("10.9.0.1"));
         assert_eq!(super::found(any, &[], anywhere), Some(ip("10.9.0.1")), "the first node");
+        let by_ipv6 = |to| (to == ANYWHERE_BY_IPV6).then(|| ip("2001:db8::7"));
+        assert_eq!(super::found(at("[::]:15008"), &[], by_ipv6), Some(ip("2001:db8::7")), "a machine without IPv4");
+        assert_eq!(super::found(any, &[], by_ipv6), None, "nobody would hear there");
     }
 
     #[test]
@@ -279,6 +298,17 @@ mod tests {
         assert!(told("127.0.0.1:15008", &[at("127.0.0.1:1"), other]).unwrap().contains("10.0.0.1:15008"));
     }
 
+    #[test]
+    fn an_own_address_of_ipv6_needs_a_port_that_takes_it() {
+        let machine = [ip("::1"), ip("2001:db8::7")];
+        let told = |told: &str, bound: &str| deaf(at(told), at(bound), &machine).map(|error| error.hint);
+        let hint = told("[2001:db8::7]:16001", "0.0.0.0:16001").unwrap();
+        assert!(hint.contains("listen = \"[::]:16001\""), "{hint}");
+        assert_eq!(told("[2001:db8::7]:16001", "[::]:16001"), None);
+        assert_eq!(told("[2001:db8::8]:16001", "0.0.0.0:16001"), None, "another device may translate");
+        assert_eq!(told("10.0.0.7:16001", "0.0.0.0:16001"), None);
+    }
+
     #[tokio::test]
     async fn a_node_whose_machine_has_another_address_than_on_the_day_it_joined_tells_that() {
         let folder = tempfile::tempdir().unwrap();
@@ -289,6 +319,7 @@ mod tests {
             address: Some(at("192.0.2.77:15008")),
             enroller: Some(at("127.0.0.1:15008")),
             found: None,
+            later: serde_json::Map::default(),
         };
         dir.own(&owner).unwrap();
         let enroller = owner.enroller.iter().map(ToString::to_string).collect();

@@ -28,6 +28,7 @@ use crate::{
     clock,
     lock::lock,
     snapshot::{Current, ForeignServices, Services, Snapshot, StatsTable, Trouble},
+    tasks::Tasks,
 };
 
 /// What the snapshot is made of, and who may read it.
@@ -39,7 +40,8 @@ pub struct World {
     /// Shared with TLS: whom to believe, swapped before the snapshot says so.
     authority: Arc<ArcSwap<Authority>>,
     stats: Arc<StatsTable>,
-    /// A panic while it is held ends every later fold, too: what was half folded would hide endpoints until their records change.
+    /// What was last folded of members; nothing while it is folded, so that after a panic all is folded anew. Held for each change of the
+    /// snapshot, and by nobody who compiles: membership waits for it.
     folding: Mutex<Before>,
     /// Taken while `folding` is held.
     outside: Mutex<Outside>,
@@ -164,9 +166,10 @@ impl World {
             }
         }
         if changes.iter().any(concerns_requests) {
-            let mut before = self.folding.lock().expect("no code panics while it folds");
-            let now = clock::uptime();
-            let services = fold::services(&view, &self.node, &self.stats, now, &mut before);
+            let mut folding = lock(&self.folding);
+            let mut before = std::mem::take(&mut *folding);
+            let services = fold::services(&view, &self.node, &self.stats, clock::uptime(), &mut before);
+            *folding = before;
             let last = self.current.load();
             let foreign = self.foreign(&last.compiled, &services, Some(&last.foreign));
             self.current.store(Arc::new(Snapshot { services, foreign, ..Snapshot::clone(&last) }));
@@ -181,10 +184,26 @@ impl World {
         }
     }
 
-    /// Takes new policy. Gives the authority if it changed: then live connections are to be judged anew.
-    pub fn state_changed(&self, state: Arc<State>) -> Option<Arc<Authority>> {
-        let _one = self.folding.lock().expect("no code panics while it folds");
+    /// Takes the policy that `fold` gives, as [`Self::state_changed`] does. To fold and to compile a large mesh's takes seconds: both happen
+    /// beside the runtime.
+    pub async fn follow(
+        self: &Arc<Self>,
+        tasks: &Tasks,
+        fold: impl FnOnce() -> Arc<State> + Send + 'static,
+    ) -> Option<Arc<Authority>> {
+        let world = self.clone();
+        tasks.blocking(move || world.state_changed(fold())).await.expect("no code panics while it folds or compiles")
+    }
+
+    /// Takes new policy; the caller has one at a time. Gives the authority if it changed: then live connections are to be judged anew.
+    pub(super) fn state_changed(&self, state: Arc<State>) -> Option<Arc<Authority>> {
         let last = self.current.load();
+        // Nobody else changes what is compiled, so that it need not be locked: members come and go meanwhile.
+        let compiled = if Arc::ptr_eq(&state, &last.state) {
+            last.compiled.clone()
+        } else {
+            Arc::new(Compiled::build(&state, Some(&last.compiled)))
+        };
         let known_keys = self.keys().known.clone();
         let authority = Authority { known_keys, ..state.authority(&self.trust_domain) };
         let changed = authority.known_keys != last.authority.known_keys
@@ -195,7 +214,8 @@ impl World {
         if changed {
             self.authority.store(authority.clone());
         }
-        let compiled = Arc::new(Compiled::build(&state, Some(&last.compiled)));
+        let _one = lock(&self.folding);
+        let last = self.current.load();
         let foreign = self.foreign(&compiled, &last.services, None);
         let next = Snapshot { compiled, foreign, state, authority: authority.clone(), ..Snapshot::clone(&last) };
         self.current.store(Arc::new(next));
@@ -260,7 +280,7 @@ impl World {
 
     /// Makes a snapshot of what is known, where any document speaks of endpoints outside.
     fn refold(&self) {
-        let _one = self.folding.lock().expect("no code panics while it folds");
+        let _one = lock(&self.folding);
         let last = self.current.load();
         if last.compiled.entries().all().is_empty() {
             return;
@@ -334,6 +354,8 @@ mod tests {
     use super::*;
     use crate::testing;
 
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
     fn world() -> (World, Arc<State>) {
         let state = testing::state("");
         (World::new(&testing::trust_domain(), &NodeId::new("a").unwrap(), state.clone(), HashMap::new()), state)
@@ -371,6 +393,46 @@ mod tests {
         assert!(world.new_keys().is_none() && world.state_changed(state).is_none());
         world.saw(&peer(2, b"third"));
         assert_eq!(known(&world.new_keys().unwrap()).epoch, 2);
+    }
+
+    #[tokio::test]
+    async fn members_come_and_go_while_policy_is_folded() {
+        let (world, state) = world();
+        let (world, tasks) = (Arc::new(world), Tasks::new());
+        let (told, heard) = std::sync::mpsc::sync_channel(1);
+        let fold = move || {
+            heard.recv_timeout(PATIENCE).expect("the only thread of the runtime is held up");
+            state
+        };
+        let members = async {
+            world.view_changed(Arc::default(), &[Change::Gone(NodeId::new("b").unwrap())]);
+            told.send(()).unwrap();
+        };
+        tokio::join!(world.follow(&tasks, fold), members);
+    }
+
+    #[test]
+    fn members_come_and_go_while_policy_is_compiled() {
+        let (world, before) = world();
+        let next = testing::state("");
+        let state = || world.current.load().state.clone();
+        std::thread::scope(|scope| {
+            let membership = lock(&world.folding);
+            let taken = scope.spawn(|| world.state_changed(next.clone()));
+            // The first that others see of what was compiled.
+            let (begun, roots) = (clock::monotonic(), state().authority(&world.trust_domain).roots);
+            while world.authority.load().roots == roots {
+                assert!(begun.elapsed() < PATIENCE, "who compiles waits for membership, and membership for it");
+                std::thread::yield_now();
+            }
+            assert!(Arc::ptr_eq(&state(), &before));
+            drop(membership);
+            assert!(taken.join().unwrap().is_some());
+        });
+        assert!(Arc::ptr_eq(&state(), &next));
+        let compiled = world.current.load().compiled.clone();
+        assert!(world.state_changed(next).is_none());
+        assert!(Arc::ptr_eq(&compiled, &world.current.load().compiled), "it is not compiled again");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) async fn bind(config: &Config) -> Result<Option<Sockets>, Error> {
 /// `address_in_use`, or what else keeps it.
 pub(super) async fn capture(config: &Config, plane: &DataPlane) -> Result<Captures, Error> {
     let Some(capture) = &config.capture else { return Ok(Captures::default()) };
-    open_capture(plane, capture)
+    open_capture(plane, capture, config.dns.as_ref().is_some_and(|dns| dns.any_host))
         .await
         .map_err(|error| listen::unopened(error, config, "[capture] port or inbound_port"))
 }

@@ -53,17 +53,20 @@ impl Supervisor {
         self.tell("STOPPING=1");
     }
 
-    /// Gives signs of life from the runtime of control, twice as often as they are awaited, as long as the process runs.
+    /// Gives signs of life from the runtime of control, twice as often as they are awaited, as long as the process runs and its data
+    /// workers turn: one that control alone keeps alive is of no use.
     pub(super) fn keep_told(&self, tasks: &Tasks) {
         let (Some(_), Some(patience)) = (&self.address, self.patience) else { return };
-        let told = self.clone();
+        let (told, stuck) = (self.clone(), tasks.stuck());
         tasks.kept("supervisor", move || {
-            let told = told.clone();
+            let (told, stuck) = (told.clone(), stuck.clone());
             async move {
                 let mut due = tokio::time::interval((patience / 2).max(Duration::from_millis(1)));
                 loop {
                     due.tick().await;
-                    told.tell("WATCHDOG=1");
+                    if stuck.borrow().is_empty() {
+                        told.tell("WATCHDOG=1");
+                    }
                 }
             }
         });
@@ -111,6 +114,23 @@ mod tests {
         told.keep_told(&tasks);
         let signs = tokio::task::spawn_blocking(move || [heard(&socket), heard(&socket)]).await.unwrap();
         assert_eq!(signs, ["WATCHDOG=1", "WATCHDOG=1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_whose_workers_hang_gives_no_sign_of_life() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let told = supervisor(&[("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "2000000")]);
+        let tasks = Tasks::new();
+        tasks.say_stuck(&["worker-1"]);
+        told.keep_told(&tasks);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(socket.recv(&mut [0; 64]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        tasks.say_stuck(&[]);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(heard(&socket), "WATCHDOG=1");
     }
 
     #[test]

@@ -104,7 +104,6 @@ impl From<&ClusterPolicy> for PoolLimits {
             connections: limit(tcp.max_connections),
             pending: limit(http.max_pending_requests),
             requests: limit(http.max_requests),
-            requests_per_connection: limit(http.max_requests_per_connection),
             streams_per_connection: limit(http.max_concurrent_streams),
             retries: match &policy.retry_budget {
                 Some(budget) => RetryLimit::Budget {
@@ -202,8 +201,9 @@ mod tests {
         );
         let limits = PoolLimits::from(&policy);
         assert_eq!((limits.connections, limits.pending, limits.requests), (1, 2, 3));
-        assert_eq!((limits.requests_per_connection, limits.streams_per_connection), (4, 6));
-        assert_eq!(limits.retries, RetryLimit::Count(5));
+        assert_eq!((limits.streams_per_connection, limits.retries), (6, RetryLimit::Count(5)));
+        let own_age = read("{connectionPool: {http: {maxRequestsPerConnection: 4}}}");
+        assert_eq!(PoolLimits::from(&own_age), PoolLimits::default(), "each connection counts its own, nobody else");
         let detection = OutlierPolicy::from(policy.outlier_detection.as_ref().unwrap());
         assert_eq!((detection.consecutive_errors, detection.interval), (1, 1_000));
         assert!(detection.error_statuses.contains(429) && !detection.error_statuses.contains(500));

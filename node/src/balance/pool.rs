@@ -20,8 +20,6 @@ pub struct PoolLimits {
     pub pending: u32,
     /// `http.http2MaxRequests`, for every version of HTTP.
     pub requests: u32,
-    /// `http.maxRequestsPerConnection`.
-    pub requests_per_connection: u32,
     /// `http.maxConcurrentStreams`: requests that share one connection of HTTP/2.
     pub streams_per_connection: u32,
     /// How many retries may be under way.
@@ -105,7 +103,6 @@ impl Default for PoolLimits {
             connections: u32::MAX,
             pending: u32::MAX,
             requests: u32::MAX,
-            requests_per_connection: u32::MAX,
             streams_per_connection: u32::MAX,
             retries: RetryLimit::Count(u32::MAX),
         }
@@ -119,12 +116,6 @@ impl PoolLimits {
     pub const fn multiplexed(&self) -> Option<PoolLimits> {
         let connections = self.connections.saturating_mul(self.streams_per_connection);
         if connections == u32::MAX { None } else { Some(PoolLimits { connections, ..*self }) }
-    }
-
-    /// True if a connection that has carried so many requests is to be closed after the last.
-    #[must_use]
-    pub const fn is_used_up(&self, requests: u32) -> bool {
-        requests >= self.requests_per_connection
     }
 }
 
@@ -254,7 +245,6 @@ mod tests {
             connections: limit,
             pending: limit,
             requests: limit,
-            requests_per_connection: limit,
             streams_per_connection: limit,
             retries: RetryLimit::Count(limit),
         }
@@ -301,7 +291,6 @@ mod tests {
         let (pool, limits) = (Arc::new(Pool::default()), PoolLimits::default());
         let held: Vec<Held> = (0..5_000).map(|_| pool.retry(&limits, 0).unwrap()).collect();
         assert_eq!(pool.count(Resource::Retries), 5_000);
-        assert!(!limits.is_used_up(1_000_000));
         drop(held);
     }
 
@@ -310,12 +299,6 @@ mod tests {
         assert_eq!(limits(3).multiplexed(), Some(PoolLimits { connections: 9, ..limits(3) }));
         assert_eq!(PoolLimits { connections: 3, ..PoolLimits::default() }.multiplexed(), None, "streams without end");
         assert_eq!(PoolLimits { streams_per_connection: 3, ..PoolLimits::default() }.multiplexed(), None);
-    }
-
-    #[test]
-    fn a_connection_carries_so_many_requests() {
-        let once = PoolLimits { requests_per_connection: 1, ..PoolLimits::default() };
-        assert!(once.is_used_up(1) && !once.is_used_up(0));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub const LIFE: Duration = Duration::from_secs(15);
 const RENEWAL: Duration = Duration::from_secs(5);
 /// How long the node may take to answer.
 const ANSWER: Duration = Duration::from_secs(6);
+/// Who is told so much too late that this time is over stood still meanwhile, as in a container that was frozen.
+const STOOD_STILL: Duration = Duration::from_millis(500);
 /// How often it is looked whether captured connections have ended.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -99,10 +101,10 @@ where
     loop {
         let unconfirmed = guard.confirm_within.saturating_sub(clock::monotonic().duration_since(begun));
         let news = async {
-            match tokio::time::timeout(ANSWER, ask(Question::News)).await {
-                Ok(Ok(News { leaving: false, targets })) => Ok(targets),
-                Ok(Ok(News { leaving: true, .. })) => Err(End::Leaving),
-                Ok(Err(_)) | Err(_) => Err(End::Lost),
+            match answered(ANSWER, || ask(Question::News)).await {
+                Some(News { leaving: false, targets }) => Ok(targets),
+                Some(News { leaving: true, .. }) => Err(End::Leaving),
+                None => Err(End::Lost),
             }
         };
         let news = tokio::select! {
@@ -129,6 +131,22 @@ where
     }
 }
 
+/// Asks, and waits so long for the answer; asks again if this process itself stood still: the node may have, too, and answers now.
+async fn answered<F, T, E>(patience: Duration, mut ask: impl FnMut() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    loop {
+        let asked = clock::monotonic();
+        if let Ok(Ok(answer)) = tokio::time::timeout(patience, ask()).await {
+            return Some(answer);
+        }
+        if clock::monotonic().duration_since(asked) < patience + STOOD_STILL {
+            return None;
+        }
+    }
+}
+
 /// Takes news, if there are some: what is not known leaves what was.
 fn learn(known: &mut Option<Vec<SocketAddr>>, news: Option<Vec<SocketAddr>>) -> bool {
     let is_new = news.is_some() && *known != news;
@@ -143,12 +161,42 @@ async fn alive<F, E>(ask: &mut impl FnMut(Question) -> F) -> bool
 where
     F: Future<Output = Result<News, E>>,
 {
-    matches!(tokio::time::timeout(ANSWER, ask(Question::Alive)).await, Ok(Ok(_)))
+    answered(ANSWER, || ask(Question::Alive)).await.is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(20);
+
+    /// The first two times everything stands still for longer than the node has to answer; then the client gives up, too.
+    #[tokio::test]
+    async fn a_node_that_stood_still_with_the_guard_is_asked_again() {
+        let mut asked = 0;
+        let answer = answered(PATIENCE, || {
+            asked += 1;
+            let time = asked;
+            async move {
+                if time < 3 {
+                    std::thread::sleep(PATIENCE + 2 * STOOD_STILL);
+                }
+                match time {
+                    1 => std::future::pending().await,
+                    2 => Err("given up"),
+                    _ => Ok("news"),
+                }
+            }
+        });
+        assert_eq!(answer.await, Some("news"));
+        assert_eq!(asked, 3);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_hangs_or_is_gone_is_lost_at_once() {
+        assert_eq!(answered(PATIENCE, std::future::pending::<Result<(), ()>>).await, None);
+        assert_eq!(answered(PATIENCE, || async { Err::<(), _>("gone") }).await, None);
+    }
 
     #[test]
     fn a_guard_that_cannot_learn_who_listens_keeps_what_it_knew() {

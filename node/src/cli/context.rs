@@ -34,9 +34,9 @@ pub struct Globals {
     /// terminal for keys that are under one]
     #[arg(long, global = true, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
-    /// Namespace of documents that name none
-    #[arg(long, short, global = true, default_value = "default", value_parser = value::namespace)]
-    pub namespace: String,
+    /// Namespace of documents that name none [default: default]
+    #[arg(long, short, global = true, value_parser = value::namespace)]
+    pub namespace: Option<String>,
     /// How results are printed
     #[arg(
         long,
@@ -57,6 +57,14 @@ pub struct Globals {
     /// Live so far ahead of the machine's clock, or behind it (`-10m`): for tests
     #[arg(long, global = true, hide = true, value_name = "DURATION", default_value = "0s", allow_hyphen_values = true, value_parser = value::offset)]
     pub clock_offset: i64,
+}
+
+impl Globals {
+    /// The namespace of what names none.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("default")
+    }
 }
 
 /// The global flags, read, and standard output.

@@ -58,9 +58,8 @@ pub struct Directory {
     passphrase: Passphrase,
 }
 
-/// `mesh.toml`: what the operator knows of the mesh, refreshed by every call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// `mesh.toml`: what the operator knows of the mesh, refreshed by every call, of whatever version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Known {
     /// The mesh.
     pub trust_domain: TrustDomain,
@@ -75,6 +74,9 @@ pub struct Known {
     /// Nodes, those seen alive last first.
     #[serde(default, rename = "node")]
     pub nodes: Vec<KnownNode>,
+    /// What a later build noted beside that: not read, and written again as it is.
+    #[serde(flatten)]
+    pub later: toml::Table,
 }
 
 impl Known {
@@ -88,7 +90,6 @@ impl Known {
 
 /// A node of `mesh.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct KnownNode {
     /// Its name.
     pub name: NodeId,

@@ -25,7 +25,7 @@ pub struct Args {
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let Some(of) = args.of else { return look::list(ctx, "/v1/endpoints", table).await };
-    let of = value::service(&of, &ctx.globals.namespace)?;
+    let of = value::service(&of, ctx.globals.namespace())?;
     if !ctx.globals.watch && ctx.output.format == Format::Table {
         warn_of_unknown(&of, ctx).await?;
     }

@@ -6,7 +6,7 @@ use certs::codec::Millis;
 use http::HeaderMap;
 
 use crate::{
-    agent::admin::{SILENT, UNASKED, api::Event, rfc3339},
+    agent::admin::{OTHER_VERSION, SILENT, UNASKED, api::Event, rfc3339},
     cli::{
         client::{self, segment},
         context::Context,
@@ -81,14 +81,16 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 /// What is missing of what the nodes of the mesh noted; none if all told.
 fn note(headers: &HeaderMap) -> Option<String> {
     let said = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let silent = said(SILENT).map(|names| {
+    let some = |names: &str| {
         let names: Vec<&str> = names.split(',').collect();
         let more = names.len().saturating_sub(NAMED);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{}{more} did not tell of their events", names[..names.len().min(NAMED)].join(", "))
-    });
+        format!("{}{more}", names[..names.len().min(NAMED)].join(", "))
+    };
+    let silent = said(SILENT).map(|names| format!("{} did not tell of their events", some(names)));
+    let other = said(OTHER_VERSION).map(|names| format!("{} run another version, which cannot tell", some(names)));
     let unasked = said(UNASKED).map(|count| format!("{count} nodes were not asked, of a mesh this large"));
-    let missing: Vec<String> = silent.into_iter().chain(unasked).collect();
+    let missing: Vec<String> = silent.into_iter().chain(other).chain(unasked).collect();
     (!missing.is_empty()).then(|| format!("note: {}", missing.join("; ")))
 }
 
@@ -190,6 +192,8 @@ mod tests {
         };
         assert_eq!(note("", ""), None);
         assert_eq!(note("a,b", "").as_deref(), Some("note: a, b did not tell of their events"));
+        let other = HeaderMap::from_iter([(OTHER_VERSION, "a,b".parse().unwrap())]);
+        assert_eq!(super::note(&other).as_deref(), Some("note: a, b run another version, which cannot tell"));
         assert_eq!(
             note("a,b,c,d,e,f", "9").as_deref(),
             Some(

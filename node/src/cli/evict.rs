@@ -9,7 +9,7 @@ use crate::{
     cli::{
         client,
         context::Context,
-        error::{Error, Result, usage},
+        error::{Result, usage},
         grants,
         output::{Format, remark},
         policy::standing::Standing,
@@ -101,13 +101,10 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 /// This build cannot read what it says.
 pub(super) fn standing(state: &State, id: &DocumentId) -> Result<Revocation> {
     let mut revocation = Revocation::default();
+    proof::readable(state, id)?;
     if let Some(live) = state.documents.get(id) {
-        if let Some(value) = live.values.iter().find(|value| !value.is_readable()) {
-            let message = format!("this build cannot read what {} made of {id}", value.changeset);
-            return Err(Error::new("not_supported", message).hint("use the newest `skein` that the mesh runs"));
-        }
-        let values = live.values.iter().filter_map(|value| value.document.as_ref().ok()).chain(&live.counted);
-        for own in values.filter_map(|document| document.spec.revocation()) {
+        let values = live.values.iter().filter_map(|value| value.document.as_ref().ok()).map(|document| &document.spec);
+        for own in values.chain(&live.counted).filter_map(|spec| spec.revocation()) {
             own.nodes.iter().for_each(|(node, epoch)| evict(&mut revocation, node, *epoch));
         }
         let values = live.values.iter().filter_map(|value| value.document.as_ref().ok());

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    agent::admin::api::Explanation,
+    agent::admin::api::{Candidate, Effective, Explanation},
     cli::{
         client::{self, segment},
         context::Context,
@@ -18,6 +18,7 @@ use crate::{
 #[command(after_help = "Examples:
   skein explain http://reviews:9080/reviews/0 -H 'end-user: jason'
   skein explain --from shop/web -X POST http://cart.shop/items --node web-1
+  skein explain --gateway shop/public https://shop.example.com/cart --node edge-1
   skein explain tcp://db.shop:5432
   skein explain tls://web.shop:443 --sni www.example.com")]
 pub struct Args {
@@ -27,6 +28,9 @@ pub struct Args {
     /// Who calls [default: the service that speaks at the node's outbound port]
     #[arg(long, value_name = "NS/SA")]
     from: Option<String>,
+    /// It comes in from outside the mesh where this Gateway opens the URL's port; the asked node must be one that does
+    #[arg(long, value_name = "NS/NAME", conflicts_with = "from")]
+    gateway: Option<String>,
     /// The method
     #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
     method: String,
@@ -42,6 +46,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut path = format!("/v1/explain?url={}&method={}", segment(&args.url), segment(&args.method));
     let more = args.from.iter().map(|from| ("from", from)).chain(args.header.iter().map(|header| ("header", header)));
+    let more = more.chain(args.gateway.iter().map(|name| ("gateway", name)));
     for (name, value) in more.chain(args.sni.iter().map(|name| ("sni", name))) {
         // Writing to a string does not fail.
         let _ = write!(path, "&{name}={}", segment(value));
@@ -55,7 +60,8 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
     let mut text = lines(explained);
     if !explained.endpoints.is_empty() {
         text.push('\n');
-        text.push_str(&ctx.output.render(&table(explained)));
+        let several = explained.destinations.len() > 1;
+        text.push_str(&ctx.output.render(&table(&explained.endpoints, several)));
     }
     text
 }
@@ -69,6 +75,10 @@ fn lines(explained: &Explanation) -> String {
     };
     let unknown = if explained.from.known { "" } else { " (no endpoint known here runs under it)" };
     row("from", &format!("{}{unknown}", explained.from.account));
+    if let Some(gateway) = &explained.gateway {
+        let (name, port) = (&gateway.name, gateway.port);
+        row("gateway", &format!("{name}, port {port}; policies and limits of the gateway itself are not asked"));
+    }
     let called = explained.service.as_deref().or(explained.virtual_host.as_deref());
     row("service", called.unwrap_or("-"));
     let line = explained.line.map(|line| format!(", line {line} of its file")).unwrap_or_default();
@@ -83,6 +93,9 @@ fn lines(explained: &Explanation) -> String {
     }
     for target in &explained.destinations {
         row("destination", &format!("{}% to {}", target.percent, target.cluster));
+        if let Some(rule) = &target.destination_rule {
+            row("", &balanced(rule));
+        }
     }
     if let Some(retries) = &explained.retries {
         row("retries", &format!("{} on {}", retries.attempts, retries.on));
@@ -113,10 +126,20 @@ fn lines(explained: &Explanation) -> String {
     text
 }
 
-fn table(explained: &Explanation) -> Table {
-    let mut table = Table::new(&["ENDPOINT", "ADDRESS", "CLUSTER", "STATE", "REASON"]);
-    let several = explained.destinations.len() > 1;
-    for endpoint in &explained.endpoints {
+/// What DestinationRules come to, in a line.
+fn balanced(rule: &Effective) -> String {
+    let by = if rule.documents.is_empty() { "no DestinationRule".to_owned() } else { rule.documents.join(", ") };
+    let outliers = match &rule.outlier_detection {
+        Some(detection) => format!("ejects up to {}%", detection.max_ejection_percent),
+        None => "ejects nobody".to_owned(),
+    };
+    let tls = rule.tls.as_ref().map(|mode| format!(", tls {mode}")).unwrap_or_default();
+    format!("{} by {by}; {outliers}{tls}", rule.load_balancer)
+}
+
+fn table(endpoints: &[Candidate], several: bool) -> Table {
+    let mut table = Table::new(&["ENDPOINT", "ADDRESS", "CLUSTER", "STATE", "MODE", "REASON"]);
+    for endpoint in endpoints {
         let (state, tone) = if endpoint.candidate { ("candidate", Tone::Good) } else { ("out", Tone::Doubt) };
         let cell = |text: &str| (text.to_owned(), Tone::Plain);
         table.toned([
@@ -125,6 +148,7 @@ fn table(explained: &Explanation) -> Table {
             // Of one destination it stands above.
             cell(if several { &endpoint.cluster } else { "" }),
             (state.to_owned(), tone),
+            cell(&endpoint.mutual_tls),
             cell(&endpoint.reason),
         ]);
     }
@@ -134,7 +158,7 @@ fn table(explained: &Explanation) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::admin::api::Explanation;
+    use crate::cli::output::{Format, Output};
     use serde_json::{Value, json};
 
     fn told(more: Value) -> String {
@@ -169,6 +193,18 @@ mod tests {
         };
         let judged = |endpoints: Value| told(json!({"endpoints": endpoints})).contains("authorization");
         assert!(!judged(json!([endpoint(false)])) && judged(json!([endpoint(false), endpoint(true)])));
+    }
+
+    #[test]
+    fn each_endpoint_has_the_mode_of_its_port() {
+        let endpoint: Candidate = serde_json::from_value(json!({
+            "id": "a/shop/cart", "address": "10.0.0.5:80", "port": 80, "labels": {}, "weight": 1, "cluster": "c", "candidate": true,
+            "reason": "", "authorization": {"verdict": "allow", "document": null, "rule": null, "note": null},
+            "mutual_tls": "PERMISSIVE",
+        }))
+        .unwrap();
+        let text = Output::new(Format::Table).render(&table(&[endpoint], false));
+        assert!(text.contains("MODE") && text.contains("PERMISSIVE"), "{text}");
     }
 
     #[test]

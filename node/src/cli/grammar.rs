@@ -329,7 +329,7 @@ mod tests {
         }
         let cli = parse("skein policy push a.yaml --node 127.0.0.1:15008 -n shop --timeout 2s").unwrap();
         assert_eq!(cli.globals.node.as_deref(), Some("127.0.0.1:15008"));
-        assert_eq!(cli.globals.namespace, "shop");
+        assert_eq!(cli.globals.namespace(), "shop");
         assert_eq!(cli.globals.timeout, std::time::Duration::from_secs(2));
     }
 

@@ -78,6 +78,7 @@ pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
         role_set: made.role_set,
         out: Out::default(),
         nodes,
+        later: toml::Table::new(),
     })?;
 
     let result = json!({

@@ -113,7 +113,7 @@ pub(crate) fn span(length: Millis) -> String {
 pub(super) fn tone(state: &str) -> Tone {
     match state {
         "alive" | "healthy" | "ok" => Tone::Good,
-        "suspect" | "left" | "degraded" => Tone::Doubt,
+        "suspect" | "left" | "degraded" | "spared" => Tone::Doubt,
         "dead" | "evicted" | "unhealthy" | "ejected" | "critical" => Tone::Bad,
         _ => Tone::Plain,
     }

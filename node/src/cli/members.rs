@@ -86,7 +86,7 @@ fn matrix(members: &[Member]) -> Table {
     for member in members {
         let reached = members.iter().map(|other| match &member.reaches {
             _ if other.name == member.name => "-".to_owned(),
-            None if member.unasked => "n/a".to_owned(),
+            None if member.unasked || member.other_version => "n/a".to_owned(),
             None => "?".to_owned(),
             Some(reaches) => reaches.get(&other.name).map(|rtt| format!("{rtt:.1}ms")).unwrap_or_default(),
         });
@@ -138,11 +138,21 @@ mod tests {
             );
             serde_json::from_str(&text).unwrap()
         };
-        let rows = [row("a", r#", "reaches": {"b": 0.42}"#), row("b", ""), row("c", r#", "unasked": true"#)];
+        let rows = [
+            row("a", r#", "reaches": {"b": 0.42}"#),
+            row("b", ""),
+            row("c", r#", "unasked": true"#),
+            row("d", r#", "other_version": true"#),
+        ];
         let text = Output::new(Format::Table).render(&matrix(&rows));
         let cells: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        let expected =
-            [&["NAME", "a", "b", "c"][..], &["a", "-", "0.4ms"], &["b", "?", "-", "?"], &["c", "n/a", "n/a", "-"]];
+        let expected = [
+            &["NAME", "a", "b", "c", "d"][..],
+            &["a", "-", "0.4ms"],
+            &["b", "?", "-", "?", "?"],
+            &["c", "n/a", "n/a", "-", "n/a"],
+            &["d", "n/a", "n/a", "n/a", "-"],
+        ];
         assert_eq!(cells, expected, "{text}");
     }
 

@@ -238,7 +238,7 @@ async fn replace(
 /// Signs and sends a RoleSet in the place of the one in force.
 ///
 /// # Errors
-/// What the node answers.
+/// What the node answers; `not_supported` if this build cannot read the one in force.
 pub(super) async fn put(
     operator: &Operator,
     client: &mut client::Client,
@@ -248,6 +248,7 @@ pub(super) async fn put(
     sending: &Sending,
 ) -> Result<Outcome> {
     let (document, body) = next.body();
+    proof::readable(state, &document)?;
     let plan = Plan {
         trust_domain: operator.known.trust_domain.clone(),
         role_set: state.role_set.number,

@@ -10,7 +10,8 @@ use crate::{
     },
 };
 
-/// Lists the endpoints that services of one node do without for a while because they fail.
+/// Lists the endpoints that fail for services of one node: those that they do without for a while, and those that stay in because
+/// `maxEjectionPercent` lets no further one go out.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: skein outliers --watch")]
 pub struct Args {}
@@ -32,7 +33,10 @@ fn table(outliers: &[Outlier]) -> Table {
             cell(&outlier.service),
             cell(&outlier.endpoint),
             state(&outlier.state),
-            cell(&outlier.reason),
+            cell(match &outlier.spared_by {
+                Some(why) => format!("{}; {why}", outlier.reason),
+                None => outlier.reason.clone(),
+            }),
             cell(outlier.times.to_string()),
             cell(outlier.witnesses.join(",")),
             cell(look::when(&outlier.until)),
@@ -55,6 +59,7 @@ mod tests {
             endpoint: "a/shop/cart".into(),
             state: "ejected".into(),
             reason: "consecutive5xxErrors".into(),
+            spared_by: None,
             witnesses: vec!["b".into(), "c".into()],
             until: "2030-01-01T00:00:00.000Z".into(),
             caller: "shop/web".into(),

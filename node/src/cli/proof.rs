@@ -1,7 +1,11 @@
 //! What operators signed before, by their signatures: what the next signature rests on is not a node's word.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use policy::{DocumentId, changeset::ChangesetId, history::History};
+use policy::{
+    DocumentId,
+    changeset::ChangesetId,
+    history::{History, State},
+};
 use rand::seq::SliceRandom as _;
 
 use crate::{
@@ -24,7 +28,7 @@ const TRIED: usize = 8;
 /// How a document stands.
 ///
 /// # Errors
-/// What the node answers; `unverified_node` if that does not hold.
+/// What the node answers; `unverified_node` if that does not hold, `not_supported` if operators signed what this build cannot read.
 pub(super) async fn of_document(client: &mut Client, known: &Known, id: &DocumentId) -> Result<History> {
     let path = format!("/v1/policy/proof/{}/{}/{}", id.kind, segment(&id.namespace), segment(&id.name));
     let proof: Proof = client.get(&path).await?;
@@ -62,8 +66,7 @@ pub(super) async fn of_everything(client: &mut Client, known: &Known, ctx: &Cont
         };
         match told.await {
             Ok((_, changesets)) => {
-                let added = all.insert_all(changesets.iter().map(Vec::as_slice), clock::wall());
-                added.map_err(|error| refused(node.name.as_str(), &error.to_string()))?;
+                insert(&mut all, &changesets, node.name.as_str())?;
                 asked.push(node.name.to_string());
             }
             // Who is dead need not answer.
@@ -124,6 +127,19 @@ pub(super) fn only(history: &History, prefix: &str) -> Result<ChangesetId> {
     }
 }
 
+/// Sees that this build can read what stands: what it would sign in its place would take back the rest.
+///
+/// # Errors
+/// `not_supported`.
+pub(super) fn readable(state: &State, id: &DocumentId) -> Result<()> {
+    let unread = state.unread(id).map(|changeset| format!("this build cannot read what {changeset} made of {id}"));
+    unread.map_or(Ok(()), |message| Err(later(message)))
+}
+
+fn later(message: String) -> Error {
+    Error::new("not_supported", message).hint("use the newest `skein` that the mesh runs")
+}
+
 fn believed(known: &Known, proof: &Proof, reached: &str) -> Result<History> {
     let mut history = History::new(known.trust_domain.clone());
     insert(&mut history, &decoded(&proof.changesets, reached)?, reached)?;
@@ -141,8 +157,15 @@ fn decoded(changesets: &[String], reached: &str) -> Result<Vec<Vec<u8>>> {
 }
 
 fn insert(history: &mut History, changesets: &[Vec<u8>], reached: &str) -> Result<()> {
-    let inserted = history.insert_all(changesets.iter().map(Vec::as_slice), clock::wall());
-    inserted.map_err(|error| refused(reached, &error.to_string()))
+    let now = clock::wall();
+    let Err(error) = history.insert_all(changesets.iter().map(Vec::as_slice), now) else { return Ok(()) };
+    // What refers to it is refused, too, and may be the last.
+    let later_build =
+        |bytes: &Vec<u8>| history.insert(bytes, now).is_err_and(|refused| history.is_of_later_build(bytes, &refused));
+    if changesets.iter().any(later_build) {
+        return Err(later(format!("this build cannot read what operators signed and {reached} shows: {error}")));
+    }
+    Err(refused(reached, &error.to_string()))
 }
 
 /// Sees that it is of this mesh, and not older than what was seen before.
@@ -164,7 +187,7 @@ fn checked(history: History, known: &Known, reached: &str) -> Result<History> {
 mod tests {
     use certs::{
         id::{NodeId, TrustDomain},
-        sign::Digest,
+        sign::{self, Digest, SigningKey},
     };
 
     use super::*;
@@ -182,6 +205,7 @@ mod tests {
             role_set: 0,
             out: Out::default(),
             nodes: Vec::new(),
+            later: toml::Table::new(),
         };
         assert!(believed(&known, &own, "x").unwrap().contains(&ChangesetId(known.genesis)));
         let stale = believed(&Known { role_set: 2, ..known.clone() }, &own, "x").err().unwrap();
@@ -192,6 +216,40 @@ mod tests {
                 Some("unverified_node".into())
             );
         }
+    }
+
+    #[test]
+    fn what_operators_signed_and_this_build_cannot_read_is_no_forgery() {
+        let now = clock::wall();
+        let mesh = testing::Mesh::at(now);
+        let known = Known {
+            trust_domain: testing::trust_domain(),
+            genesis: mesh.history.state(now).genesis,
+            role_set: 0,
+            out: Out::default(),
+            later: toml::Table::default(),
+            nodes: Vec::new(),
+        };
+        let code = |key: &SigningKey| {
+            let mut packed = policy::changeset::decode(&mesh.genesis).unwrap();
+            packed.signed = sign::Signed::new(policy::changeset::KIND, [&packed.signed.payload[..], &[0]].concat());
+            packed.signed.add(key);
+            let all = [mesh.genesis.clone(), policy::changeset::encode(&packed)];
+            let proof = Proof { changesets: all.iter().map(|bytes| STANDARD.encode(bytes)).collect() };
+            believed(&known, &proof, "x").err().map(|error| error.code.to_string())
+        };
+        assert_eq!(code(&mesh.operator).as_deref(), Some("not_supported"));
+        assert_eq!(code(&SigningKey::generate()).as_deref(), Some("unverified_node"));
+    }
+
+    #[test]
+    fn what_would_be_written_over_must_be_readable() {
+        let mut mesh = testing::Mesh::new();
+        let (id, body) = policy::kinds::Revocation::default().body("leak");
+        readable(&mesh.push(id.clone(), Some(body.clone())), &id).unwrap();
+        let unread = body.replace("\"spec\":{", "\"spec\":{\"fromTheFuture\":1,");
+        let error = readable(&mesh.push(id.clone(), Some(unread)), &id).unwrap_err();
+        assert!(error.code == "not_supported" && error.hint.contains("newest"), "{error:?}");
     }
 
     #[test]
@@ -216,6 +274,7 @@ mod tests {
             role_set: 1,
             out: Out::default(),
             nodes: nodes.to_vec(),
+            later: toml::Table::new(),
         };
         let asked = witnesses(&said, &known).into_iter().map(|node| (node.name.to_string(), node.alive));
         let expected = [("accomplice", true), ("b", false), ("c", false)].map(|(name, alive)| (name.to_owned(), alive));

@@ -5,7 +5,8 @@ use crate::{
     cli::{context::Context, error::Result, look, output::Table},
 };
 
-/// Lists the rules of every host that a document routes, in the order in which they are tried.
+/// Lists the rules of every host that a document routes, in the order in which they are tried, and at which gateways: `mesh` is
+/// callers in the mesh. Of several documents for one host and gateway the oldest counts; `skein explain` says which a request meets.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: skein routes")]
 pub struct Args {}
@@ -16,9 +17,10 @@ pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
 }
 
 fn table(routes: &[Route]) -> Table {
-    let mut table = Table::new(&["HOST", "DOCUMENT", "RULE", "ACTION"]);
+    let mut table = Table::new(&["HOST", "DOCUMENT", "AT", "RULE", "ACTION"]);
     for route in routes {
-        table.row([&route.host, route.document.as_deref().unwrap_or("-"), &route.rule, &route.action]);
+        let at = route.gateways.join(",");
+        table.row([&route.host, route.document.as_deref().unwrap_or("-"), &at, &route.rule, &route.action]);
     }
     table
 }

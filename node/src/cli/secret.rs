@@ -56,7 +56,7 @@ pub enum Command {
 
 /// Runs the command.
 pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
-    let namespace = ctx.globals.namespace.clone();
+    let namespace = ctx.globals.namespace().to_owned();
     match command {
         Command::Put { name, cert, key, ca, crl } => {
             let secret = Secret { cert: read(cert)?, key: read(key)?.map(Into::into), ca: read(ca)?, crl: read(crl)? };

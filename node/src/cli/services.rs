@@ -25,7 +25,7 @@ pub struct Args {
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let Some(of) = args.of else { return look::list(ctx, "/v1/services", table).await };
-    let service = value::service(&of, &ctx.globals.namespace)?;
+    let service = value::service(&of, ctx.globals.namespace())?;
     let path = format!("/v1/services?service={service}");
     look::list(ctx, &path, table).await.map_err(|error| match &*error.code {
         "not_found" => Error::new("not_found", format!("no node offers {service}"))

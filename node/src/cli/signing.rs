@@ -152,7 +152,7 @@ impl Operator {
     /// What nodes signed counts, not what the asked one says of them.
     fn believed(&self, said: Pushed, id: &ChangesetId, reached: &str) -> Result<Pushed> {
         let authority = self.authority()?;
-        let (mut durable, mut applied) = (Vec::new(), Vec::new());
+        let (mut durable, mut applied, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
         for receipt in said.receipts.iter().filter_map(|text| STANDARD.decode(text).ok()) {
             let proven = Receipt::prove(&receipt, &authority, clock::wall());
             // Nobody is counted twice.
@@ -160,6 +160,8 @@ impl Operator {
             if let Some(receipt) = proven {
                 if receipt.standing >= Standing::Applied {
                     applied.push(receipt.node.clone());
+                } else if receipt.standing == Standing::Unreadable {
+                    unreadable.push(receipt.node.clone());
                 }
                 durable.push(receipt.node);
             }
@@ -174,7 +176,7 @@ impl Operator {
                 Error::new("unverified_node", message).hint("is bundle.pem that of this mesh? ask another node")
             );
         }
-        Ok(Pushed { changeset: id.to_string(), durable, applied, pending, complete, ..said })
+        Ok(Pushed { changeset: id.to_string(), durable, applied, unreadable, pending, complete, ..said })
     }
 
     /// Whom the operator believes: who is certified under the roots that it knows now, and not out as far as it knows.
@@ -223,6 +225,8 @@ impl Pushed {
             Some(Wait::All) => self.durable.len() + self.pending.len(),
         };
         self.complete &= self.durable.len() >= wanted;
+        // Who cannot read it will not follow it by waiting.
+        self.complete &= wait != Some(Wait::All) || self.unreadable.is_empty();
         self
     }
 }
@@ -289,7 +293,7 @@ const SHORT: &[(&str, &str)] = &[
 pub fn kind(word: &str) -> Result<Kind> {
     let full = SHORT.iter().find(|(short, _)| short.eq_ignore_ascii_case(word)).map_or(word, |(_, full)| full);
     full.parse::<Kind>().map_err(|error| {
-        let kinds: Vec<_> = Kind::all().map(Kind::as_str).collect();
+        let kinds: Vec<_> = Kind::words().collect();
         let near = policy::nearest(word, kinds.iter().copied()).map(|kind| format!("did you mean {kind}? "));
         let hint = format!("{}kinds: {}", near.unwrap_or_default(), kinds.join(", "));
         Error::new("usage", error.to_string()).hint(hint)
@@ -337,6 +341,7 @@ mod tests {
             changeset: "ab".repeat(32),
             durable: nodes(&["a"]),
             applied: nodes(&["a"]),
+            unreadable: Vec::new(),
             pending: nodes(pending),
             unreachable: Vec::new(),
             complete,
@@ -355,6 +360,9 @@ mod tests {
         assert!(!pushed(&["b"], true).enough(None).complete);
         assert!(!pushed(&["b"], true).enough(Some(Wait::All)).complete);
         assert!(!pushed(&[], false).enough(None).complete);
+        let unreadable =
+            |wait| Pushed { unreadable: vec![NodeId::new("a").unwrap()], ..pushed(&[], true) }.enough(wait);
+        assert!(unreadable(None).complete && !unreadable(Some(Wait::All)).complete, "it is to be in effect everywhere");
     }
 
     #[test]

@@ -63,7 +63,11 @@ fn concerns(said: &Concerns, ctx: &Context) -> String {
     if said.problems.is_empty() {
         text.push_str("nothing needs attention\n");
     }
-    let silent = if said.silent.is_empty() { String::new() } else { format!("; silent: {}", names(&said.silent)) };
+    let unheard = |what: &str, nodes: &[NodeId]| {
+        if nodes.is_empty() { String::new() } else { format!("; {what}: {}", names(nodes)) }
+    };
+    let silent =
+        unheard("silent", &said.silent) + &unheard("of another version, which cannot answer", &said.other_version);
     let unasked = match said.unasked {
         0 => String::new(),
         unasked => format!("; not asked, of a mesh this large: {unasked}"),
@@ -246,14 +250,16 @@ mod tests {
                                "reason": "5xx", "until": ""})
         };
         let said: Concerns = serde_json::from_value(serde_json::json!({
-            "heard": [], "silent": [], "problems": many(&problem), "ejected": many(&ejected), "certificates": [],
+            "heard": [], "silent": ["away"], "other_version": ["old"], "problems": many(&problem), "ejected": many(&ejected),
+            "certificates": [],
         }))
         .unwrap();
         let matches = crate::cli::grammar::command().try_get_matches_from(["skein", "status", "--mesh"]).unwrap();
         let globals = <crate::cli::grammar::Cli as clap::FromArgMatches>::from_arg_matches(&matches).unwrap().globals;
         let told = concerns(&said, &Context::new(globals));
         assert!(told.lines().count() <= 26, "{told}");
-        for word in ["n-4 and 4 more", "and 34 more problems", "and 34 more ejected"] {
+        let unheard = "; silent: away; of another version, which cannot answer: old";
+        for word in ["n-4 and 4 more", "and 34 more problems", "and 34 more ejected", unheard] {
             assert!(told.contains(word), "{word}: {told}");
         }
     }

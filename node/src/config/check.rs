@@ -203,9 +203,13 @@ fn mesh(source: Source<'_>, raw: &raw::Mesh) -> Result<Mesh, ConfigError> {
     }
     let peer = |text: &Spanned<String>| {
         let valid = text.get_ref().rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok_and(|p| p > 0)
+            // One of IPv6 is in brackets; the zone of one of a link is the interface's number.
+            let is_named = !host.contains([':', '[', ']']) || text.get_ref().parse::<SocketAddr>().is_ok();
+            let is_whole = !host.is_empty() && !host.contains(char::is_whitespace);
+            is_named && is_whole && port.parse::<u16>().is_ok_and(|p| p > 0)
         });
-        let bad = || source.at(text.span(), format!("`{}` is no HOST:PORT", text.get_ref()), "e.g. 10.0.0.4:15008");
+        let hint = "e.g. 10.0.0.4:15008 or [2001:db8::4]:15008";
+        let bad = || source.at(text.span(), format!("`{}` is no HOST:PORT", text.get_ref()), hint);
         valid.then(|| text.get_ref().clone()).ok_or_else(bad)
     };
     Ok(Mesh {

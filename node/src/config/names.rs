@@ -48,8 +48,11 @@ pub(super) fn dns(
         }
         list.get_ref().iter().map(|text| upstream(source, text)).collect()
     });
+    let excluded = raw.exclude_ports.iter().map(|port| number(source, port, 1..=65535));
     Ok(Dns {
         listen,
+        exclude_ports: excluded.collect::<Result<_, _>>()?,
+        any_host: raw.any_host,
         addresses: range(source, raw.addresses.as_ref())?,
         upstreams: upstreams.transpose()?,
         speaker: speaker(source, raw.speaker.as_ref(), place, services)?,
@@ -110,10 +113,13 @@ mod tests {
         let dns = read("[dns]\n").unwrap();
         assert_eq!((dns.listen, dns.addresses.to_string()), (LISTEN, ADDRESSES.to_owned()));
         assert_eq!((dns.upstreams, dns.speaker.to_string()), (None, "default/a".to_owned()));
+        assert!(dns.exclude_ports.is_empty() && !dns.any_host);
+        assert!(read("[dns]\nany_host = true\n").unwrap().any_host);
         let dns = read(
-            "[dns]\nlisten = \"127.0.0.2:53\"\naddresses = \"127.9.0.0/20\"\nupstreams = [\"10.0.0.2\", \"[::1]:5353\"]\nas = \"default/a\"\n",
+            "[dns]\nlisten = \"127.0.0.2:53\"\naddresses = \"127.9.0.0/20\"\nupstreams = [\"10.0.0.2\", \"[::1]:5353\"]\nexclude_ports = [25, 22]\nas = \"default/a\"\n",
         )
         .unwrap();
+        assert_eq!(dns.exclude_ports, [22, 25].into());
         assert_eq!(dns.upstreams, Some(vec!["10.0.0.2:53".parse().unwrap(), "[::1]:5353".parse().unwrap()]));
         assert_eq!(dns.addresses.nth(1), Some(Ipv4Addr::new(127, 9, 0, 1)));
     }
@@ -160,6 +166,8 @@ mod tests {
             ("upstreams = []", "0 resolvers"),
             ("upstreams = [\"ns.example\"]", "no ADDRESS:PORT"),
             ("as = \"default/b\"", "no service of this node"),
+            ("exclude_ports = [0]", "not within"),
+            ("exclude_ports = [70000]", "not within"),
             ("port = 53", "unknown field"),
         ] {
             let error = read(&format!("[dns]\n{bad}\n")).unwrap_err();

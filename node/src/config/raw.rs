@@ -54,6 +54,10 @@ pub(super) struct Dns {
     pub(super) listen: Option<Text>,
     pub(super) addresses: Option<Text>,
     pub(super) upstreams: Option<Spanned<Vec<Text>>>,
+    #[serde(default)]
+    pub(super) exclude_ports: Vec<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) any_host: bool,
     #[serde(rename = "as")]
     pub(super) speaker: Option<Text>,
 }
@@ -172,6 +176,7 @@ pub(super) struct Check {
     pub(super) grpc: Option<Text>,
     pub(super) tcp: Option<Spanned<bool>>,
     pub(super) port: Option<Spanned<i64>>,
+    pub(super) target: Option<Text>,
     pub(super) timeout: Option<Text>,
     pub(super) interval: Option<Text>,
     pub(super) rise: Option<Spanned<i64>>,

@@ -132,10 +132,8 @@ fn port(source: Source<'_>, raw: &raw::Port) -> Result<Port, ConfigError> {
         (None, given) => selected(source, number, given.as_ref())?,
     };
     let label = raw.name.as_ref().map(|text| name(source, text, |t| NodeId::new(t).map(|_| t.to_string())));
-    let target = raw.target.as_ref().map_or(Ok(SocketAddr::from(([127, 0, 0, 1], number))), |t| address(source, t))?;
-    if let (Some(text), 0) = (&raw.target, target.port()) {
-        return Err(source.at(text.span(), "a target needs a port", "name the port that the application listens on"));
-    }
+    let target =
+        raw.target.as_ref().map_or(Ok(SocketAddr::from(([127, 0, 0, 1], number))), |t| self::target(source, t))?;
     let name = label.transpose()?.unwrap_or_else(|| match protocol.as_str() {
         "" => number.to_string(),
         word => word.to_owned(),
@@ -210,7 +208,16 @@ fn every(ports: &[Port]) -> Probe {
 fn check(source: Source<'_>, raw: &Spanned<raw::Check>, ports: &[Port], first: &Port) -> Result<Check, ConfigError> {
     let (span, raw) = (raw.span(), raw.get_ref());
     let chosen = raw.port.as_ref().map(|number| checked(source, number, ports)).transpose()?;
+    let elsewhere = raw.target.as_ref().map(|text| self::target(source, text)).transpose()?;
+    if let (Some(text), Some(_)) = (&raw.target, chosen) {
+        return Err(source.at(
+            text.span(),
+            "a check asks at one place",
+            "keep `port`, one of `ports`, or `target`, any address",
+        ));
+    }
     let port = chosen.unwrap_or(first);
+    let (target, protocol) = elsewhere.map_or((port.target, port.protocol), |target| (target, Protocol::Http));
     let probe = match (&raw.http, &raw.grpc, &raw.tcp) {
         (Some(path), None, None) => {
             if !path.get_ref().starts_with('/') || path.get_ref().contains(|c: char| c.is_control() || c == ' ') {
@@ -222,25 +229,34 @@ fn check(source: Source<'_>, raw: &Spanned<raw::Check>, ports: &[Port], first: &
         (None, None, Some(tcp)) if !tcp.get_ref() => {
             return Err(source.at(tcp.span(), "a check cannot be switched off", "remove it; none means tcp"));
         }
-        (None, None, _) if chosen.is_none() => every(ports),
+        (None, None, _) if chosen.is_none() && elsewhere.is_none() => every(ports),
         (None, None, _) => Probe::Tcp,
         (_, _, _) => return Err(source.at(span, "a check is one of http, grpc and tcp", "keep one of them")),
     };
-    if port.protocol == Protocol::Tls && matches!(probe, Probe::Http(_) | Probe::Grpc(_)) {
+    if protocol == Protocol::Tls && matches!(probe, Probe::Http(_) | Probe::Grpc(_)) {
         let message = format!("port {} speaks TLS, which a check of http or grpc does not", port.number);
         return Err(source.at(span, message, "leave `check` out, or name a port without TLS: port = 9090"));
     }
     let interval = raw.interval.as_ref().map_or(Ok(Duration::from_secs(2)), |i| duration(source, i, SHORTEST_INTERVAL));
     Ok(Check {
         probe,
-        target: port.target,
-        protocol: port.protocol,
+        target,
+        protocol,
         interval: interval?,
         rise: raw.rise.as_ref().map_or(Ok(2), |n| number(source, n, 1..=100))?,
         fall: raw.fall.as_ref().map_or(Ok(3), |n| number(source, n, 1..=100))?,
         delay: Duration::ZERO,
         timeout: raw.timeout.as_ref().map(|text| duration(source, text, SHORTEST_INTERVAL)).transpose()?,
     })
+}
+
+/// Where an application listens.
+fn target(source: Source<'_>, text: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
+    let target = address(source, text)?;
+    if target.port() == 0 {
+        return Err(source.at(text.span(), "a target needs a port", "name the port that the application listens on"));
+    }
+    Ok(target)
 }
 
 /// The port that a check names: one of the service's.

@@ -100,6 +100,13 @@ fn a_complaint_points_at_line_and_column() {
     let (line, column, message) = refused("[mesh]\nlisten = \"nonsense\"\n");
     assert_eq!((line, column), (5, 10));
     assert!(message.contains("nonsense"));
+    for peer in ["2001:db8::5", "[fe80::1%eth0]:15008", "[web-2]:15008", "web-2", "web 2:1", "web-2:0"] {
+        let (line, _, message) = refused(&format!("[mesh]\npeers = [\"{peer}\"]\n"));
+        assert!(line == 5 && message.contains("is no HOST:PORT"), "{peer}: {message} at {line}");
+    }
+    for peer in ["[2001:db8::5]:15008", "[fe80::1%2]:15008", "10.0.0.4:1", "web-2:15008"] {
+        assert_eq!(parse(&format!("[mesh]\npeers = [\"{peer}\"]\n")).unwrap().mesh.peers, [peer]);
+    }
     assert_eq!(refused("[runtime]\nworkers = 0\n").0, 5);
     assert_eq!(refused("[runtime]\ndrain = \"8 parsecs\"\n").0, 5);
     assert_eq!(refused("[runtime]\nworkers = \"four\"\n").0, 5);
@@ -265,6 +272,17 @@ fn a_check_asks_each_port_or_the_one_that_it_names() {
     assert_eq!(check("check = { http = \"/ready\" }\n").target, first);
     let one = check("check = { port = 80 }\n");
     assert_eq!((one.probe, one.target), (Probe::Tcp, first));
+    let elsewhere = check("check = { http = \"/health\", target = \"127.0.0.1:8081\" }\n");
+    assert_eq!((elsewhere.target, elsewhere.protocol), (([127, 0, 0, 1], 8081).into(), Protocol::Http));
+    assert_eq!(check("check = { target = \"127.0.0.1:8081\" }\n").probe, Probe::Tcp);
+    for bad in ["port = 80, target = \"127.0.0.1:8081\"", "target = \"127.0.0.1:0\"", "target = \"8081\""] {
+        refused(&text(&format!("check = {{ {bad} }}\n")));
+    }
+    let mut again =
+        parse(&text("check = { http = \"/health\", target = \"127.0.0.1:8081\" }\n")).unwrap().services.remove(0);
+    let written = service_to_toml(&again);
+    again = service_from_toml(Path::new("again"), &written).unwrap();
+    assert_eq!(again.check, Some(elsewhere), "{written}");
     let (line, _, message) = refused(&text("check = { port = 81 }\n"));
     assert!(line == 7 && message.contains("no port 81"), "{line}: {message}");
     assert!(refused(&text("check = { port = 80, timeout = \"1ms\" }\n")).2.contains("out of range"));

@@ -124,7 +124,8 @@ socket = {}
 # ports = [{{ name = "http", port = 9080, protocol = "http", target = "127.0.0.1:9080" }}]
 #                                   # plaintext = "10.0.0.5:9080" lets callers outside the mesh in, as PeerAuthentication allows
 # check = {{ http = "/health", port = 9080, interval = "2s", timeout = "2s", rise = 2, fall = 3 }}
-#                                   # default: a connection to each port; port = one of `ports`, default the first
+#                                   # default: a connection to each port; port = one of `ports`, default the first;
+#                                   # target = "127.0.0.1:8081" asks elsewhere, where nobody can call
 # uids = [1000]                     # users whose processes get this service's identity
 #                                   # outbound = "127.0.0.1:15004", in place of uids, is an HTTP proxy port of its own
 #
@@ -209,9 +210,11 @@ pub fn service_to_toml(service: &Service) -> String {
             Probe::Ports(_) => true,
             Probe::Tcp => false,
         };
-        if let (Some(port), false) = (service.ports.iter().find(is_asked), unsaid) {
-            let _ = write!(text, ", port = {}", port.number);
-        }
+        let _ = match service.ports.iter().find(is_asked) {
+            _ if unsaid => Ok(()),
+            Some(port) => write!(text, ", port = {}", port.number),
+            None => write!(text, ", target = \"{}\"", check.target),
+        };
         if let Some(timeout) = check.timeout {
             let _ = write!(text, ", timeout = \"{}ms\"", timeout.as_millis());
         }

@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -143,13 +143,14 @@ fn named(dir: &Path, remains: &mut Vec<Remains>) -> anyhow::Result<Home> {
 fn any(remains: &mut Vec<Remains>) -> anyhow::Result<Home> {
     let user = nix::unistd::getuid();
     let mut taken = None;
+    private_dir(&std::env::temp_dir())?;
     for number in 1..=PLACES {
         let dir = std::env::temp_dir().join(format!("skein-demo-{user}-{number}"));
-        let exists = dir.exists();
-        if !exists && taken.is_some() || exists && !is_own(&dir) {
+        // Everybody may write beside it: what is not made here this very moment may be anybody's.
+        let is_ours = if taken.is_some() { is_own(&dir) } else { make(&dir)? || is_own(&dir) };
+        if !is_ours {
             continue;
         }
-        private_dir(&dir)?;
         let Some(lock) = lock(&dir)? else { continue };
         remains.extend(Ledger::clean_up(&dir)?);
         // One that is not needed is removed with its home.
@@ -170,6 +171,15 @@ fn is_own(dir: &Path) -> bool {
     std::fs::symlink_metadata(dir).is_ok_and(own)
 }
 
+/// Makes a directory that only this user reads; false if something has the name.
+fn make(dir: &Path) -> anyhow::Result<bool> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot make {}", dir.display())),
+    }
+}
+
 pub(super) fn private_dir(dir: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.with_context(|| format!("cannot make {}", dir.display()))
@@ -177,7 +187,10 @@ pub(super) fn private_dir(dir: &Path) -> anyhow::Result<()> {
 
 fn lock(dir: &Path) -> anyhow::Result<Option<File>> {
     let file = dir.join(LOCK);
-    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
+    // Not through a link: it would make or lock whatever somebody else chose.
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).custom_flags(nix::libc::O_NOFOLLOW);
+    let opened = options.open(&file);
     let opened = opened.with_context(|| format!("cannot write {}", file.display()))?;
     match opened.try_lock() {
         Ok(()) => Ok(Some(opened)),
@@ -222,6 +235,7 @@ fn all_free(machines: &[Machine]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn a_directory_has_one_demo_and_is_gone_afterwards() {
@@ -241,6 +255,24 @@ mod tests {
         std::fs::write(base.path().join("thesis.tex"), "").expect("written");
         assert!(Place::take(Some(base.path())).is_err());
         assert_eq!(std::fs::read_dir(base.path()).expect("a directory").count(), 1);
+    }
+
+    #[test]
+    fn what_others_put_there_is_passed_over() {
+        let base = tempfile::tempdir().expect("a directory");
+        let [made, planted, link] = ["made", "planted", "link"].map(|name| base.path().join(name));
+        assert!(make(&made).expect("it can be made") && is_own(&made));
+        // Whether it was there for long or came a moment ago: it is not taken for one's own.
+        DirBuilder::new().create(&planted).expect("a directory");
+        std::fs::set_permissions(&planted, std::fs::Permissions::from_mode(0o777)).expect("ours");
+        std::os::unix::fs::symlink(base.path().join("nowhere"), &link).expect("a link");
+        for foreign in [&planted, &link] {
+            assert!(!make(foreign).expect("it is there") && !is_own(foreign), "{}", foreign.display());
+        }
+        assert!(!base.path().join("nowhere").exists());
+        assert!(!make(&made).expect("it is there") && is_own(&made), "that of an earlier demo is taken again");
+        std::os::unix::fs::symlink(base.path().join("elsewhere"), made.join(LOCK)).expect("a link");
+        assert!(lock(&made).is_err() && !base.path().join("elsewhere").exists(), "nothing is made through a link");
     }
 
     #[test]

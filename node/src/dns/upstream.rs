@@ -7,6 +7,7 @@ use super::answer::Carrier;
 use crate::{
     clock,
     snapshot::{Current, Trouble},
+    tasks::Tasks,
 };
 use arc_swap::ArcSwap;
 use certs::codec::Millis;
@@ -15,8 +16,8 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    io::{self, Read as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     path::Path,
     sync::{
         Arc,
@@ -46,7 +47,7 @@ const PROBED: u32 = 12;
 /// Bytes of the longest answer by UDP that is passed on.
 const ANSWER: usize = 64 << 10;
 /// Bytes of the file that are read.
-const FILE_BYTES: usize = 64 << 10;
+const FILE_BYTES: u64 = 64 << 10;
 /// Letters of a probe's label that no other probe has.
 const NONCE: usize = 16;
 /// The zone of names that only circles bring back (RFC 6761: nobody has it).
@@ -78,8 +79,9 @@ struct Resolver {
 
 impl Upstreams {
     pub(super) fn new(own: SocketAddr, fixed: Option<Vec<SocketAddr>>) -> Self {
+        let addresses = fixed.clone().unwrap_or_else(|| named(Path::new(FILE)));
         let upstreams = Self { own, fixed, resolvers: ArcSwap::default(), again: Notify::new() };
-        upstreams.read();
+        upstreams.take(addresses);
         upstreams
     }
 
@@ -140,14 +142,14 @@ impl Upstreams {
     }
 
     /// Follows the machine's file, tries resolvers for circles, and tells what is amiss. Never ends.
-    pub(super) async fn watch(&self, current: &Current, tasks: &crate::tasks::Tasks) {
-        let mut seen = changed(Path::new(FILE));
+    pub(super) async fn watch(&self, current: &Current, tasks: &Tasks) {
+        let mut seen = changed(tasks).await;
         for round in 0_u32.. {
-            let now = changed(Path::new(FILE));
+            let now = changed(tasks).await;
             let is_new = self.fixed.is_none() && now != seen;
             seen = now;
-            if is_new {
-                self.read();
+            if is_new && let Ok(addresses) = tasks.blocking(|| named(Path::new(FILE))).await {
+                self.take(addresses);
             }
             let asked = tokio::select! {
                 () = tokio::time::sleep(if round == 0 { Duration::ZERO } else { LOOK }) => false,
@@ -163,11 +165,7 @@ impl Upstreams {
         }
     }
 
-    fn read(&self) {
-        let addresses = match &self.fixed {
-            Some(fixed) => fixed.clone(),
-            None => parse(&std::fs::read_to_string(FILE).unwrap_or_default()),
-        };
+    fn take(&self, addresses: Vec<SocketAddr>) {
         let own = |address: &SocketAddr| *address == self.own;
         let resolver = |address| {
             Arc::new(Resolver {
@@ -224,16 +222,38 @@ impl Resolver {
     }
 }
 
-fn changed(file: &Path) -> Option<SystemTime> {
-    std::fs::metadata(file).and_then(|about| about.modified()).ok()
+/// When the machine's file changed last.
+async fn changed(tasks: &Tasks) -> Option<SystemTime> {
+    tasks.blocking(|| std::fs::metadata(FILE).and_then(|about| about.modified()).ok()).await.ok().flatten()
 }
 
-/// The `nameserver` lines of resolv.conf(5).
+/// Whom a file names; one that cannot be read names nobody.
+fn named(file: &Path) -> Vec<SocketAddr> {
+    let mut text = Vec::new();
+    let _ = std::fs::File::open(file).and_then(|file| file.take(FILE_BYTES).read_to_end(&mut text));
+    parse(&String::from_utf8_lossy(&text))
+}
+
+/// The `nameserver` lines of resolv.conf(5). What is no address of this machine's interfaces is left out, and told.
 fn parse(text: &str) -> Vec<SocketAddr> {
-    let text = text.get(..FILE_BYTES).unwrap_or(text);
     let lines = text.lines().filter_map(|line| line.strip_prefix("nameserver")?.split_whitespace().next());
-    // A zone (`fe80::1%eth0`) names an interface, which a socket address has as a number only.
-    lines.filter_map(|address| address.parse::<IpAddr>().ok()).map(|address| SocketAddr::new(address, 53)).collect()
+    let known = |address: &str| {
+        let known = at(address);
+        if known.is_none() {
+            tracing::warn!("{FILE} names a resolver {address}, which is no address here: it is left out");
+        }
+        known
+    };
+    lines.filter_map(known).collect()
+}
+
+/// Port 53 of an address. A zone (`fe80::1%eth0`) names an interface, or says its number as a socket address does.
+fn at(address: &str) -> Option<SocketAddr> {
+    let Some((address, zone)) = address.split_once('%') else {
+        return Some(SocketAddr::new(address.parse().ok()?, 53));
+    };
+    let number = zone.parse().ok().or_else(|| nix::net::if_::if_nametoindex(zone).ok())?;
+    Some(SocketAddrV6::new(address.parse().ok()?, 53, 0, number).into())
 }
 
 async fn by_udp(resolver: SocketAddr, query: &[u8], question_ends: usize) -> io::Result<Vec<u8>> {
@@ -325,9 +345,26 @@ mod tests {
 
     #[test]
     fn resolv_conf_is_read_as_others_read_it() {
-        let text = "# nameserver 9.9.9.9\nsearch shop\nnameserver 10.0.0.2\nnameserver\t::1 # here\nnameserver fe80::1%eth0\noptions ndots:5\n";
-        assert_eq!(parse(text), ["10.0.0.2:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
+        let text = "# nameserver 9.9.9.9\nsearch shop\nnameserver 10.0.0.2\nnameserver\t::1 # here\nnameserver fe80::1%lo\nnameserver fe80::2%7\nnameserver fe80::3%nosuch0\noptions ndots:5\n";
+        // Of `lo` the number is known: the first interface of every machine.
+        let wanted = ["10.0.0.2:53", "[::1]:53", "[fe80::1%1]:53", "[fe80::2%7]:53"];
+        assert_eq!(parse(text), wanted.map(|address| address.parse().unwrap()));
         assert_eq!(parse(""), []);
+    }
+
+    #[test]
+    fn no_more_than_the_beginning_of_the_file_is_read_whatever_letters_are_in_it() {
+        let beginning = "#  \u{e9}\nnameserver 10.0.0.2\n";
+        let letters = usize::try_from(FILE_BYTES).unwrap() / 2 - beginning.len() / 2;
+        let mut text = format!("{beginning}#{}\nnameserver 10.0.0.3\n", "\u{e9}".repeat(letters)).into_bytes();
+        assert_eq!(text[usize::try_from(FILE_BYTES).unwrap()] & 0xc0, 0x80, "it ends within a letter");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &text).unwrap();
+        assert_eq!(named(file.path()), ["10.0.0.2:53".parse().unwrap()]);
+        text[3] = 0xff;
+        std::fs::write(file.path(), &text).unwrap();
+        assert_eq!(named(file.path()), ["10.0.0.2:53".parse().unwrap()], "not UTF-8");
+        assert_eq!(named(Path::new("/nowhere/resolv.conf")), []);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! What comes in: QUIC connections of either class, and the data streams on them.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use certs::{
     id::SpiffeId,
@@ -15,6 +19,7 @@ use super::{
     Mesh, count,
     data::Incoming,
     error::Code,
+    farewell::Latest,
     live::{Guard, Handle, Kind, Retirement},
     preface::Opening,
     quic::{Gate, Verdict},
@@ -150,7 +155,12 @@ impl Accepted {
 }
 
 /// Serves the streams of a data connection until it ends.
-pub(super) async fn streams(mesh: Mesh, mut accepted: Accepted, queue: mpsc::Sender<Incoming>) {
+pub(super) async fn streams(
+    mesh: Mesh,
+    mut accepted: Accepted,
+    queue: mpsc::Sender<Incoming>,
+    latest: Arc<Mutex<Latest>>,
+) {
     if mesh.shared.live.is_crowded_by(&accepted.peer.node) {
         count(&mesh.shared.counters.refused);
         accepted.connection.close(Code::Refused.varint(), b"");
@@ -166,7 +176,7 @@ pub(super) async fn streams(mesh: Mesh, mut accepted: Accepted, queue: mpsc::Sen
             let _ = recv.stop(Code::Refused.varint());
             continue;
         }
-        let (mesh, accepted, queue) = (mesh.clone(), accepted.clone(), queue.clone());
+        let (mesh, accepted, queue, latest) = (mesh.clone(), accepted.clone(), queue.clone(), latest.clone());
         let tasks = mesh.shared.tasks.clone();
         tasks.detach("preface", async move {
             let preface = match tokio::time::timeout(PREFACE_TIMEOUT, Opening::read(&mut recv)).await {
@@ -190,7 +200,7 @@ pub(super) async fn streams(mesh: Mesh, mut accepted: Accepted, queue: mpsc::Sen
                 peer: accepted.peer.clone(),
                 local: accepted.local.clone(),
                 preface,
-                stream: VirtualStream::served(send, recv, mesh.shared.farewell.serve()),
+                stream: VirtualStream::served(send, recv, mesh.shared.farewell.serve(&latest)),
                 local_addr: local_address(&mesh, &accepted.connection),
                 remote_addr: canonical(accepted.connection.remote_address()),
             };

@@ -77,7 +77,7 @@ impl AsyncWrite for Conversed {
     }
 }
 
-/// Dials by TLS/TCP with a ready configuration; 10 s for all of it.
+/// Dials by TLS/TCP with a ready configuration, `certs::tls::operator` or `certs::tls::joiner`; 10 s for all of it.
 ///
 /// # Errors
 /// Nobody answers, or the handshake fails.
@@ -88,14 +88,4 @@ pub async fn connect(
 ) -> io::Result<Conversed> {
     let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls_tcp::dial(None, address, config, name)).await??;
     Ok(Conversed::new(tls, address))
-}
-
-/// Remote administration, the command line's side: `connect` with `certs::tls::operator`.
-pub mod admin {
-    pub use super::{Conversed, connect};
-}
-
-/// Enrolment, the joiner's side: `connect` with `certs::tls::joiner`.
-pub mod join {
-    pub use super::{Conversed, connect};
 }

@@ -1,5 +1,7 @@
 //! One data worker's side of the mesh: requests and tunnels to other nodes, and from them.
 
+mod tunnel;
+
 use crate::lock::lock;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -202,31 +204,6 @@ impl Worker {
         Ok(link)
     }
 
-    /// A stream of its own for bytes, which is not kept. Tunnels prefer TCP, which costs half per byte.
-    ///
-    /// # Errors
-    /// None could be had; nothing was sent.
-    pub async fn tunnel(&self, call: &Call<'_>) -> Result<VirtualStream, Error> {
-        if self.shared.mesh.is_closed() {
-            return Err(Error::Stopping);
-        }
-        let bulk = call.preface.protocol == Protocol::Tcp && self.shared.mesh.shared.transport != Transport::Quic;
-        let group = self.shared.pool.group(call);
-        if bulk {
-            while let Some(secure) = group.claim() {
-                if let Ok(stream) = adopt(&group, secure, call.preface).await {
-                    return Ok(stream);
-                }
-            }
-            let _leave = self.counted(group.dial_permit().await)?;
-            match self.over_tcp(&group, call).await {
-                Err(Error::Connect { .. }) if self.shared.mesh.shared.transport == Transport::Auto => {}
-                result => return result,
-            }
-        }
-        self.prefaced(&group, call).await
-    }
-
     /// The next stream that another node opened on this worker; `None` once the mesh is closed.
     pub async fn accept(&self) -> Option<Incoming> {
         self.shared.incoming.lock().await.recv().await
@@ -287,7 +264,7 @@ impl Worker {
         match self.shared.mesh.shared.transport {
             Transport::Quic => false,
             Transport::Tcp => true,
-            Transport::Auto => self.shared.mesh.is_blocked(call.address) && !group.has_connection(),
+            Transport::Auto => self.shared.mesh.shared.udp_blocked.contains(call.address) && !group.has_connection(),
         }
     }
 
@@ -330,11 +307,14 @@ impl Worker {
     }
 
     async fn dial_for(&self, group: &Group, target: Target) -> Result<(), Error> {
-        let shown = Shown::on(&self.shared.mesh, &target);
+        let (shown, whom) = (Shown::on(&self.shared.mesh, &target), (target.node.clone(), target.address));
         let result = match self.admit(&target) {
             Ok(()) => dial::dial(&self.shared.mesh, quic::started(self.shared.endpoint.clone()).await, target).await,
             Err(error) => Err(error),
         };
+        if let (Some(node), address) = &whom {
+            self.note(node, *address, &result);
+        }
         match result {
             Ok(Dialled { carrier: Carrier::Quic(quic), peer, chain }) => {
                 let (live, handle) = (&self.shared.mesh.shared.live, Handle::Quic(quic.clone()));
@@ -356,12 +336,22 @@ impl Worker {
         }
     }
 
+    /// Notes whether a node is reached where it tells.
+    fn note(&self, node: &NodeId, address: SocketAddr, result: &Result<Dialled, Error>) {
+        self.shared.mesh.shared.unreached.note(node, address, result.as_ref().err(), clock::uptime());
+    }
+
     /// A stream on a TLS connection of its own, preface sent.
     async fn over_tcp(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<VirtualStream, Error> {
         let target = self.target(call, 0);
         self.counted(self.admit(&target))?;
         let shown = Shown::on(&self.shared.mesh, &target);
-        match self.counted(dial::dial_tcp(&self.shared.mesh, &target).await)? {
+        let result = dial::dial_tcp(&self.shared.mesh, &target).await;
+        // Where it is one of two ways, the other one may do.
+        if result.is_ok() || self.is_tcp_only(group, call) {
+            self.note(call.node, call.address, &result);
+        }
+        match self.counted(result)? {
             Dialled { carrier: Carrier::Tcp(tls), peer, chain } => {
                 adopt(group, Secure::dialled(&self.shared.mesh, tls, peer, chain, shown), call.preface).await
             }
@@ -448,10 +438,10 @@ fn listen_quic(
         true => Some(Arc::new(quic::server(shared.tls.server(Conversation::Peer), Conversation::Peer)?)),
         false => None,
     };
-    let (served, queue) = (mesh.clone(), queue.clone());
+    let (served, queue, latest) = (mesh.clone(), queue.clone(), shared.farewell.worker());
     let accepted = move |accepted: Accepted| match accepted.conversation {
         Conversation::Data => {
-            let streams = accept::streams(served.clone(), accepted, queue.clone());
+            let streams = accept::streams(served.clone(), accepted, queue.clone(), latest.clone());
             served.shared.tasks.detach("data connection", streams);
         }
         Conversation::Peer | Conversation::Join | Conversation::Admin => {

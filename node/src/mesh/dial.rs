@@ -75,10 +75,12 @@ pub(super) async fn dial(mesh: &Mesh, endpoint: quinn::Endpoint, target: Target)
         match mesh.shared.transport {
             Transport::Quic => over_quic(mesh, endpoint, &target).await,
             Transport::Tcp => over_tcp(mesh, &target).await,
-            Transport::Auto if mesh.is_blocked(target.address) => match over_tcp(mesh, &target).await {
-                Err(failed) if !failed.is_final => over_quic(mesh, endpoint, &target).await.map_err(|_| failed),
-                result => result,
-            },
+            Transport::Auto if mesh.shared.udp_blocked.contains(target.address) => {
+                match over_tcp(mesh, &target).await {
+                    Err(failed) if !failed.is_final => over_quic(mesh, endpoint, &target).await.map_err(|_| failed),
+                    result => result,
+                }
+            }
             Transport::Auto => race(mesh, endpoint, &target).await,
         }
     };
@@ -146,12 +148,12 @@ async fn race(mesh: &Mesh, endpoint: quinn::Endpoint, target: &Arc<Target>) -> R
 /// TCP won: it goes first at this address for a while, unless UDP, where it has not failed yet, was merely slow.
 fn remember(mesh: &Mesh, address: SocketAddr, quic: Option<Attempt>) {
     count(&mesh.shared.counters.udp_blocked);
-    mesh.set_blocked(address, true);
+    mesh.shared.udp_blocked.add(address);
     let Some(quic) = quic else { return };
     let late = mesh.clone();
     mesh.shared.tasks.detach("late quic", async move {
         if let Ok(Ok(_)) = timeout(LATE, quic).await {
-            late.set_blocked(address, false);
+            late.shared.udp_blocked.remove(address);
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Why a stream to another node failed: whose fault it is, and whether a retry is safe.
+//! Why a stream to another node failed, and how far its request had come.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -111,65 +111,6 @@ impl fmt::Display for Limit {
     }
 }
 
-/// On whose account a failure goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// Whoever sent the request's body.
-    Caller,
-    /// This node: its limits, its identity, its end.
-    Node,
-    /// The other node or the network: what outlier detection counts.
-    Peer,
-}
-
-/// What a retry may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
-    /// The peer cannot have acted on the request: any method may be retried.
-    Safe,
-    /// The peer may have acted on the request: idempotent methods may be retried.
-    IfIdempotent,
-    /// The response has begun, or another attempt meets the same end.
-    Never,
-}
-
-impl Error {
-    /// On whose account this goes.
-    #[must_use]
-    pub const fn fault(&self) -> Fault {
-        match self {
-            Error::NoIdentity(_) | Error::Stopping | Error::Overflow(_) => Fault::Node,
-            Error::RequestBody(_) => Fault::Caller,
-            Error::Connect { .. }
-            | Error::WrongPeer { .. }
-            | Error::Unwelcome { .. }
-            | Error::NeverSent(_)
-            | Error::Refused
-            | Error::ResetBefore(_)
-            | Error::ResetAfter(_)
-            | Error::Protocol(_) => Fault::Peer,
-        }
-    }
-
-    /// Whether another attempt is safe.
-    #[must_use]
-    pub const fn retry(&self) -> Retry {
-        match self {
-            Error::Connect { .. }
-            | Error::WrongPeer { .. }
-            | Error::Unwelcome { .. }
-            | Error::NeverSent(_)
-            | Error::Refused => Retry::Safe,
-            Error::ResetBefore(_) | Error::Protocol(_) => Retry::IfIdempotent,
-            Error::NoIdentity(_)
-            | Error::Stopping
-            | Error::Overflow(_)
-            | Error::ResetAfter(_)
-            | Error::RequestBody(_) => Retry::Never,
-        }
-    }
-}
-
 /// Codes that travel in QUIC's CONNECTION_CLOSE, RESET_STREAM and STOP_SENDING, and as the status byte of TLS/TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -248,14 +189,6 @@ pub enum LinkError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_was_refused_unread_is_safe_to_retry_and_what_was_sent_is_not() {
-        assert_eq!(Error::Refused.retry(), Retry::Safe);
-        assert_eq!(Error::NeverSent("gone".into()).retry(), Retry::Safe);
-        assert_eq!(Error::ResetBefore("gone".into()).retry(), Retry::IfIdempotent);
-        assert_eq!(Error::ResetAfter("gone".into()).retry(), Retry::Never);
-    }
 
     #[test]
     fn codes_survive_the_wire_and_unknown_ones_mean_aborted() {

@@ -25,6 +25,8 @@ use crate::clock::monotonic;
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// After this a peer has heard that a stream was given up, or is not reached at all.
 const HEARD: Duration = Duration::from_secs(10);
+/// Streams of one worker that are kept before it is asked which of them are with their peers.
+const LATEST: usize = 64;
 
 /// Of the streams that other nodes opened. Shared by them and their mesh.
 #[derive(Debug, Default)]
@@ -34,27 +36,41 @@ pub(super) struct Farewell {
     open: AtomicUsize,
     /// A stream was given up after it was read: whether its caller has heard of that is not known.
     cut: Mutex<Option<Instant>>,
-    /// The latest that ended well; whether the peer has everything is not known yet.
-    last: Mutex<Vec<quinn::SendStream>>,
+    /// Of each worker, so that none waits for another.
+    latest: Mutex<Vec<Arc<Mutex<Latest>>>>,
+}
+
+/// The latest streams that ended well; whether the peers have everything is not known yet.
+#[derive(Debug)]
+pub(super) struct Latest<T = quinn::SendStream> {
+    streams: Vec<T>,
+    /// How many there may be before they are looked through.
+    most: usize,
 }
 
 /// One stream that somebody serves, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Served(Arc<Farewell>);
+pub(super) struct Served {
+    farewell: Arc<Farewell>,
+    latest: Arc<Mutex<Latest>>,
+}
 
 impl Farewell {
-    /// A stream came.
-    pub(super) fn serve(self: &Arc<Self>) -> Served {
+    /// Where the streams of one worker go that ended well.
+    pub(super) fn worker(&self) -> Arc<Mutex<Latest>> {
+        let latest = Arc::default();
+        lock(&self.latest).push(Arc::clone(&latest));
+        latest
+    }
+
+    /// A stream came to that worker.
+    pub(super) fn serve(self: &Arc<Self>, latest: &Arc<Mutex<Latest>>) -> Served {
         self.open.fetch_add(1, Relaxed);
-        Served(Arc::clone(self))
+        Served { farewell: Arc::clone(self), latest: Arc::clone(latest) }
     }
 
     pub(super) fn drain(&self) {
         self.draining.store(true, Relaxed);
-    }
-
-    pub(super) fn undrain(&self) {
-        self.draining.store(false, Relaxed);
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -67,7 +83,9 @@ impl Farewell {
         let all_ended = self.open.load(Acquire) == 0;
         let taken = async {
             loop {
-                let last = std::mem::take(&mut *lock(&self.last));
+                let workers = lock(&self.latest).clone();
+                let taken = workers.iter().flat_map(|latest| std::mem::take(&mut lock(latest).streams));
+                let last: Vec<quinn::SendStream> = taken.collect();
                 if last.is_empty() {
                     return;
                 }
@@ -83,22 +101,57 @@ impl Farewell {
     }
 }
 
+impl<T> Latest<T> {
+    /// Lets those go that are with their peers, now and then: to ask takes a lock of each one's connection.
+    fn add(&mut self, stream: T, is_on_its_way: impl FnMut(&T) -> bool) {
+        self.streams.push(stream);
+        if self.streams.len() > self.most {
+            self.streams.retain(is_on_its_way);
+            self.most = LATEST.max(2 * self.streams.len());
+        }
+    }
+}
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self { streams: Vec::new(), most: LATEST }
+    }
+}
+
 impl Served {
     /// The stream ended as it should; what was written may still be on its way.
     pub(super) fn ended(&self, stream: quinn::SendStream) {
-        let mut last = lock(&self.0.last);
-        last.retain(|stream| stream.stopped().now_or_never().is_none());
-        last.push(stream);
+        lock(&self.latest).add(stream, |stream| stream.stopped().now_or_never().is_none());
     }
 
     /// The stream was given up in the middle.
     pub(super) fn cut(&self) {
-        *lock(&self.0.cut) = Some(monotonic());
+        *lock(&self.farewell.cut) = Some(monotonic());
     }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Release);
+        self.farewell.open.fetch_sub(1, Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_that_peers_have_go_and_each_is_asked_about_a_few_times() {
+        let mut latest = Latest::default();
+        (0..10_000).for_each(|number| latest.add(number, |_| false));
+        assert!(latest.streams.len() <= LATEST);
+        let (mut latest, mut asked) = (Latest::default(), 0);
+        let mut is_on_its_way = |_: &i32| {
+            asked += 1;
+            true
+        };
+        (0..10_000).for_each(|number| latest.add(number, &mut is_on_its_way));
+        assert_eq!(latest.streams.len(), 10_000, "what may be lost is waited for");
+        assert!(asked <= 20_000, "{asked}");
     }
 }

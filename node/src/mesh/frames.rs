@@ -192,11 +192,15 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Reads until something is whole.
+    /// Reads until something is whole; tells of every piece that came what it is one of.
     ///
     /// # Errors
     /// The stream ended, or its bytes break the rules above.
-    pub(super) async fn read(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Thing> {
+    pub(super) async fn read(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        came: impl Fn(Kind),
+    ) -> io::Result<Thing> {
         loop {
             let mut header = [0; 8];
             reader.read_exact(&mut header).await?;
@@ -208,6 +212,7 @@ impl Assembly {
             let mut piece = BytesMut::zeroed(length);
             reader.read_exact(&mut piece).await?;
             let Some(kind) = Kind::from_number(kind) else { continue };
+            came(kind);
             if let Some(thing) = self.add(kind, u32::from_be_bytes(id), more != 0, piece)? {
                 return Ok(thing);
             }
@@ -258,7 +263,7 @@ mod tests {
             write(&mut wire, &piece).await.unwrap();
         }
         let (mut assembly, mut wire, mut things) = (Assembly::default(), &wire[..], Vec::new());
-        while let Ok(thing) = assembly.read(&mut wire).await {
+        while let Ok(thing) = assembly.read(&mut wire, drop).await {
             things.push(thing);
         }
         things
@@ -331,14 +336,14 @@ mod tests {
             let header = [Kind::Urgent as u8, 1, 0x40, 0, 0, 0, 0, 0];
             write(&mut wire, &(header, vec![0; PIECE].into())).await.unwrap();
         }
-        let error = Assembly::default().read(&mut &wire[..]).await.unwrap_err();
+        let error = Assembly::default().read(&mut &wire[..], drop).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     #[tokio::test]
     async fn kinds_of_the_future_are_passed_over() {
         let wire = [200, 0, 0, 1, 0, 0, 0, 0, 42, Kind::Ping as u8, 0, 0, 1, 0, 0, 0, 7, 9];
-        let read = Assembly::default().read(&mut &wire[..]).await.unwrap();
+        let read = Assembly::default().read(&mut &wire[..], drop).await.unwrap();
         assert_eq!(read, Thing { kind: Kind::Ping, id: 7, bytes: Bytes::from_static(&[9]) });
     }
 
@@ -377,7 +382,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
                 let (mut assembly, mut wire) = (Assembly::default(), &bytes[..]);
-                while assembly.read(&mut wire).await.is_ok() {}
+                while assembly.read(&mut wire, drop).await.is_ok() {}
             });
         }
     }

@@ -14,7 +14,6 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{
     body::{Frame, SizeHint},
     client::conn::http2,
-    rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
@@ -106,7 +105,7 @@ impl Link {
         let (facts, is_quic) = (stream.facts().clone(), stream.carrier() == "quic");
         let failed = |error: hyper::Error| Error::NeverSent(error.to_string().into());
         let sender = if preface.protocol == Protocol::Http2 {
-            let mut builder = http2::Builder::new(Spawner(tasks.clone()));
+            let mut builder = http2::Builder::new(tasks.clone());
             builder.max_header_list_size(MAX_HEADERS).max_send_buf_size(MAX_BUFFER);
             builder.initial_stream_window_size(RESPONSE_WINDOW).initial_connection_window_size(RESPONSE_WINDOW);
             if let Some(Pings { interval, timeout }) = call.pings {
@@ -428,15 +427,5 @@ impl http_body::Body for Tracked {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// Lets hyper's HTTP/2 spawn its streams.
-#[derive(Debug, Clone)]
-struct Spawner(Tasks);
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
-    fn execute(&self, future: F) {
-        self.0.detach("http/2 stream", future);
     }
 }

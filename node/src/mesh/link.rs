@@ -1,5 +1,7 @@
 //! One peer link: what its two ends say to each other, whatever carries it.
 
+mod request;
+
 use crate::lock::lock;
 use std::{
     collections::HashMap,
@@ -12,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use certs::{
     codec::{self, Envelope},
     verify::Peer,
@@ -45,12 +47,12 @@ const BUFFER: usize = 32 << 10;
 const INBOX: (usize, usize) = (1_024, 2 * MAX_MESSAGE);
 /// Requests of the peer, and bytes in them, that wait for [`PeerLink::asked`]; what comes beyond is refused.
 const ASKED: (usize, usize) = (256, 2 << 20);
-/// Our own requests that wait for replies.
-const MAX_PENDING: usize = 256;
 /// Longest reason for a link's end, bytes.
 const MAX_REASON: usize = 256;
 /// Time for the last words on a link.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// Why a link ended whose peer fell silent.
+const TIMED_OUT: &str = "timed out";
 /// Kind of the envelope that opens a link.
 const HELLO: u16 = 2;
 
@@ -95,6 +97,8 @@ struct Shared {
     next_request: AtomicU32,
     /// Uptime when the peer was last heard.
     heard: AtomicU64,
+    /// Uptime when a piece of a reply last came.
+    replied: AtomicU64,
     /// Nothing is read because the inbox is full: the silence is this node's.
     stopped: AtomicBool,
     greeted: AtomicBool,
@@ -129,6 +133,7 @@ impl PeerLink {
             pending: Mutex::default(),
             next_request: AtomicU32::new(0),
             heard: AtomicU64::new(clock::uptime()),
+            replied: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             greeted: AtomicBool::new(false),
             welcome: Notify::new(),
@@ -192,37 +197,6 @@ impl PeerLink {
         self.shared().inbox.next(&self.shared().closed).await
     }
 
-    /// Asks the peer and waits for its reply.
-    ///
-    /// # Errors
-    /// The link closed, the peer refused, or no reply came in time.
-    pub async fn request(&self, kind: u16, body: Bytes, within: Duration) -> Result<Bytes, LinkError> {
-        let shared = self.shared();
-        let id = shared.next_request.fetch_add(1, Relaxed);
-        let (told, reply) = oneshot::channel();
-        {
-            let mut pending = lock(&shared.pending);
-            if pending.len() >= MAX_PENDING {
-                return Err(LinkError::Full);
-            }
-            pending.insert(id, told);
-        }
-        let _forget = Forget { shared, id };
-        let mut bytes = BytesMut::with_capacity(2 + body.len());
-        bytes.put_u16(kind);
-        bytes.put(body);
-        shared.push(Thing { kind: Kind::Request, id, bytes: bytes.freeze() })?;
-        tokio::select! {
-            reply = timeout(within, reply) => match reply {
-                Ok(Ok(Some(reply))) => Ok(reply),
-                Ok(Ok(None)) => Err(LinkError::Refused),
-                Ok(Err(_)) => Err(shared.end()),
-                Err(_) => Err(LinkError::Timeout(within)),
-            },
-            () = shared.closed.cancelled() => Err(shared.end()),
-        }
-    }
-
     /// The next request of the peer; `None` once the link is closed. Cancel-safe.
     pub async fn asked(&self) -> Option<Asked> {
         let shared = self.shared();
@@ -253,6 +227,12 @@ impl PeerLink {
         self.shared().closed.is_cancelled()
     }
 
+    /// Whether it ended because one end heard nothing of the other any more: what else goes between the two may lead nowhere as well.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.shared().reason.get().is_some_and(|reason| reason == TIMED_OUT)
+    }
+
     /// Waits for the link's end and says why it ended.
     pub async fn closed(&self) -> String {
         self.shared().closed.cancelled().await;
@@ -278,18 +258,6 @@ impl Drop for Asked {
             // A closed link needs no answer.
             let _ = self.link.push(Thing { kind: Kind::Refusal, id: self.id, bytes: Bytes::new() });
         }
-    }
-}
-
-/// Forgets a request that nobody waits for any more.
-struct Forget<'a> {
-    shared: &'a Shared,
-    id: u32,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        lock(&self.shared.pending).remove(&self.id);
     }
 }
 
@@ -334,7 +302,7 @@ impl Shared {
         let mut assembly = Assembly::default();
         let reason = loop {
             let thing = tokio::select! {
-                thing = assembly.read(&mut reader) => thing,
+                thing = assembly.read(&mut reader, |kind| self.came(kind)) => thing,
                 () = self.closed.cancelled() => return,
             };
             if let Ok(Thing { kind: Kind::Urgent | Kind::Message, bytes, .. }) = &thing {
@@ -364,6 +332,7 @@ impl Shared {
             Some(quinn::ConnectionError::ApplicationClosed(close)) if !close.reason.is_empty() => {
                 String::from_utf8_lossy(&close.reason).into_owned()
             }
+            Some(quinn::ConnectionError::TimedOut) => TIMED_OUT.to_owned(),
             Some(end) => end.to_string(),
             None => error.to_string(),
         }
@@ -371,7 +340,6 @@ impl Shared {
 
     /// Takes what the peer said; a goodbye gives its reason.
     fn hear(self: &Arc<Self>, Thing { kind, id, bytes }: Thing) -> io::Result<Option<String>> {
-        self.heard.store(clock::uptime(), Relaxed);
         let bad = |what: &'static str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         if kind != Kind::Hello && !self.greeted.load(Relaxed) {
             return bad("no hello");
@@ -405,6 +373,15 @@ impl Shared {
             Kind::Refusal => self.answer(id, None),
         }
         Ok(None)
+    }
+
+    /// A piece of something came: also of what is long, and whole only much later, it is a sign of life.
+    fn came(&self, kind: Kind) {
+        let now = clock::uptime();
+        self.heard.store(now, Relaxed);
+        if kind == Kind::Reply {
+            self.replied.store(now, Relaxed);
+        }
     }
 
     fn answer(&self, id: u32, reply: Option<Bytes>) {
@@ -470,7 +447,7 @@ impl Shared {
             }
             let silence = clock::uptime().saturating_sub(self.heard.load(Relaxed));
             if u128::from(silence) > PEER_IDLE.as_millis() {
-                self.close("timed out");
+                self.close(TIMED_OUT);
             }
         }
     }

@@ -280,6 +280,13 @@ impl Live {
         resting
     }
 
+    /// Lets nothing new begin on the data connections that this node dialled to `node`: what is under way goes on as long as it can.
+    pub(super) fn retire_node(&self, node: &NodeId) -> usize {
+        let entries = self.lock();
+        let to_node = entries.values().filter(|entry| entry.kind == OUTBOUND && &entry.peer.node == node);
+        to_node.inspect(|entry| entry.retirement.now()).count()
+    }
+
     /// Closes everything.
     pub(super) fn close_all(&self, code: Code) {
         self.close_where(code, |_| true);

@@ -5,6 +5,7 @@
 //! administration. What both share is here: identity, limits, the table of live connections.
 
 mod accept;
+mod blocked;
 mod chunks;
 #[cfg(test)]
 mod contract;
@@ -31,17 +32,18 @@ mod steer;
 pub mod stream;
 mod tls_tcp;
 mod udp;
+mod unreached;
 
 use crate::lock::lock;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aws_lc_rs::hmac;
@@ -52,20 +54,19 @@ use certs::{
 };
 use tokio::sync::{mpsc, watch};
 
-pub use conversation::{admin, join};
-pub use error::{Error, Fault, Limit, Retry};
+pub use conversation::{Conversed, connect};
+pub use error::{Error, Limit};
 pub use preface::{Preface, Protocol};
+pub(crate) use tls_tcp::PROBES;
+pub use unreached::NotReached;
 
 use crate::{clock, tasks::Tasks};
+use blocked::Blocked;
 use handshakes::Handshakes;
 use live::Live;
 
 /// Data connections that a node dials, all workers together.
 pub const MAX_DATA_CONNECTIONS: usize = 4_096;
-/// How long TCP is tried first at an address where UDP did not answer.
-const UDP_BLOCKED: Duration = Duration::from_secs(60);
-/// Addresses that are remembered as blocked for UDP.
-const MAX_BLOCKED: usize = 4_096;
 /// TCP handshakes that wait for the control runtime.
 const HANDOVERS: usize = 256;
 /// Time for the peers to hear of our end.
@@ -178,10 +179,14 @@ struct Shared {
     handshakes: Handshakes,
     farewell: Arc<farewell::Farewell>,
     closed: AtomicBool,
-    /// Whom to believe since the last change, and at how many looks more what came into the table is judged by it.
+    /// The authority that open connections are re-judged by, and how many more sweeps will do so.
     judge_again: Mutex<(u8, Option<Arc<Authority>>)>,
-    /// Addresses where UDP did not answer, until when TCP goes first there.
-    blocked: Mutex<HashMap<SocketAddr, Instant>>,
+    /// Addresses where UDP did not answer: TCP goes first there.
+    udp_blocked: Blocked,
+    /// Addresses where TCP did not answer and UDP did: tunnels go over QUIC there.
+    tcp_blocked: Blocked,
+    /// Nodes that were dialled in vain.
+    unreached: unreached::Unreached,
     /// All endpoints that were started, to close them.
     endpoints: Mutex<Vec<quinn::Endpoint>>,
     /// Without steering: the one endpoint, once worker 0 has made it.
@@ -260,7 +265,9 @@ impl Mesh {
             farewell: Arc::default(),
             closed: AtomicBool::new(false),
             judge_again: Mutex::default(),
-            blocked: Mutex::default(),
+            udp_blocked: Blocked::default(),
+            tcp_blocked: Blocked::default(),
+            unreached: unreached::Unreached::default(),
             endpoints: Mutex::default(),
             single: watch::Sender::new(None),
             control,
@@ -295,15 +302,30 @@ impl Mesh {
     }
 
     /// Data connections that this node has dialled and that are open.
-    #[must_use]
-    pub fn data_connections(&self) -> usize {
+    #[cfg(test)]
+    fn data_connections(&self) -> usize {
         self.shared.live.outbound()
+    }
+
+    /// The nodes to which no data connection could be dialled for a while, and none could be since.
+    #[must_use]
+    pub fn not_reached(&self) -> Vec<NotReached> {
+        self.shared.unreached.lasting(clock::uptime())
     }
 
     /// Closes all data connections to a node at once (it is dead, has left, or was evicted): requests in flight fail as reset.
     /// Connections from it stay: an evicted node's end by [`Mesh::rejudge`].
     pub fn close_node(&self, node: &NodeId) {
         self.revoked(self.shared.live.close_node(node));
+    }
+
+    /// Lets nothing new begin on the data connections that this node dialled to `node`, which fell silent: their way may be gone, as after
+    /// a change of either address, and the next request dials its own. What is under way goes on, for it may also be heard again.
+    pub fn retire_node(&self, node: &NodeId) {
+        let retired = self.shared.live.retire_node(node);
+        if retired > 0 {
+            tracing::debug!(peer = %node, retired, "nothing new begins on connections to a node that fell silent");
+        }
     }
 
     /// Closes the data connections that this node dialled to services of these accounts on `node`: one of them may be served there no
@@ -357,11 +379,6 @@ impl Mesh {
         self.shared.farewell.drain();
     }
 
-    /// Undoes [`Mesh::drain`].
-    pub fn undrain(&self) {
-        self.shared.farewell.undrain();
-    }
-
     fn is_draining(&self) -> bool {
         self.shared.farewell.is_draining()
     }
@@ -392,24 +409,5 @@ impl Mesh {
     /// The address to send from, unless the kernel may choose.
     fn source_ip(&self) -> Option<IpAddr> {
         Some(self.shared.address.ip()).filter(|ip| !ip.is_unspecified())
-    }
-
-    fn is_blocked(&self, address: SocketAddr) -> bool {
-        lock(&self.shared.blocked).get(&address).is_some_and(|until| *until > clock::monotonic())
-    }
-
-    fn set_blocked(&self, address: SocketAddr, is_blocked: bool) {
-        let mut blocked = lock(&self.shared.blocked);
-        if is_blocked {
-            let now = clock::monotonic();
-            if blocked.len() >= MAX_BLOCKED {
-                blocked.retain(|_, until| *until > now);
-            }
-            if blocked.len() < MAX_BLOCKED {
-                blocked.insert(address, now + UDP_BLOCKED);
-            }
-        } else {
-            blocked.remove(&address);
-        }
     }
 }

@@ -32,7 +32,7 @@ use super::{
     live::{Guard, Retirement},
     occupancy::Occupancy,
     preface::Preface,
-    quic::{DATA_IDLE, MAX_STREAMS},
+    quic::MAX_STREAMS,
     secure::Secure,
 };
 use crate::clock::{self, Uptime};
@@ -49,9 +49,8 @@ const MAX_TCP_DIALS: usize = 32;
 const MAX_WAITING: usize = 1_024;
 /// How long an unused virtual connection is kept on QUIC.
 const STREAM_IDLE: Duration = Duration::from_secs(10);
-/// How long an unused connection is kept: on TCP that is the virtual connection itself. Less than the silence
-/// after which the other end gives up, so that nothing is sent into a connection that is just ending.
-const CONNECTION_IDLE: Duration = DATA_IDLE.saturating_sub(Duration::from_secs(5));
+/// How long an unused connection is kept: on TCP that is the virtual connection itself.
+pub(super) const CONNECTION_IDLE: Duration = Duration::from_secs(55);
 /// TLS connections that nobody uses, per group.
 const MAX_UNCLAIMED: usize = 64;
 
@@ -288,7 +287,8 @@ impl Group {
     pub(super) fn take(&self, preface: &Preface) -> Option<Link> {
         let mut state = lock(&self.state);
         let State { connections, idle, .. } = &mut *state;
-        let over_quic = || connections.iter().any(|connection| connection.is_open());
+        let connections = &*connections;
+        let over_quic = || serves(connections);
         let (_, links) = idle.iter_mut().find(|(known, _)| **known == *preface)?;
         while let Some(mut link) = links.pop() {
             // Once UDP works again, what it replaced is let go.
@@ -318,9 +318,9 @@ impl Group {
         }
     }
 
-    /// True if a QUIC connection is open.
+    /// True if a QUIC connection is open, and something new may begin on it.
     pub(super) fn has_connection(&self) -> bool {
-        lock(&self.state).connections.iter().any(|connection| connection.is_open())
+        serves(&lock(&self.state).connections)
     }
 
     /// What to do for a stream; `dial` begins a dial with the connection's ordinal.
@@ -410,6 +410,12 @@ impl State {
         }
         None
     }
+}
+
+/// True if something new may begin on one of them.
+fn serves(connections: &[Arc<Connection>]) -> bool {
+    let wall = clock::wall();
+    connections.iter().any(|connection| connection.is_open() && !connection.retirement.has_come(wall))
 }
 
 /// A place in the queue.

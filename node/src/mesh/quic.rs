@@ -27,11 +27,11 @@ use crate::clock;
 pub(super) const MAX_STREAMS: u32 = 256;
 /// Largest UDP payload that is received, bytes: Ethernet less headers.
 const MAX_PAYLOAD: u16 = 1472;
-/// Silence after which a data connection is given up.
-pub(super) const DATA_IDLE: Duration = Duration::from_secs(60);
+/// Silence after which a data connection is given up: its machine is gone, or the way to it, and nobody said so.
+const DATA_IDLE: Duration = Duration::from_secs(15);
 /// How often a silent data connection is proved alive: a stream may be quiet for much longer than a dead node is waited for. A
-/// connection that nobody uses is closed all the same.
-const DATA_KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// connection that nobody uses is closed all the same, so that at rest none costs this.
+const DATA_KEEP_ALIVE: Duration = Duration::from_secs(5);
 const _: () = assert!(DATA_KEEP_ALIVE.as_secs() * 2 < DATA_IDLE.as_secs(), "one may be lost");
 /// Silence after which a peer link is given up.
 pub(super) const PEER_IDLE: Duration = Duration::from_millis(2_500);

@@ -28,8 +28,8 @@ use super::{
     data::Incoming,
     error::Code,
     live::{Kind, Retirement},
+    pool::CONNECTION_IDLE,
     preface::{Opening, PrefaceError, Protocol},
-    quic::DATA_IDLE,
     reauthentication,
     secure::{Manner, OverTcp, Secure},
     stream::{Facts, VirtualStream},
@@ -40,12 +40,12 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 /// Plaintext that rustls may hold per direction, bytes: tunnels want large writes.
 const BUFFER: usize = 256 << 10;
 /// How long an unused connection waits for its next tunnel: longer than the dialling side keeps it.
-const TUNNEL_IDLE: Duration = DATA_IDLE.saturating_add(Duration::from_secs(5));
+const TUNNEL_IDLE: Duration = CONNECTION_IDLE.saturating_add(Duration::from_secs(10));
 /// Pause after `accept` failed for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// After 15 s of silence every 5 s; without three answers the other end is gone.
-const PROBES: TcpKeepalive =
+pub(crate) const PROBES: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
 
 /// A TCP connection whose ClientHello has been read.
@@ -278,7 +278,8 @@ pub(super) async fn dial(
 }
 
 /// Requests are small and bulk is steady: no Nagle, and cubic where the machine's default is another. A silent connection is probed,
-/// or the end of a machine would never be noticed on one that only waits. None is essential.
+/// or the end of a machine would never be noticed on one that only waits. None is essential. There is no TCP_USER_TIMEOUT: it ends also
+/// a connection whose other end is well and reads nothing for as long ([decision 114](../../decisions/0114-lost-ways.md)).
 fn tune(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let socket = socket2::SockRef::from(stream);

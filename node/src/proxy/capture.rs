@@ -10,7 +10,7 @@
 mod found;
 
 use super::{
-    context::Context,
+    context::{self, Context},
     detect::{self, Spoken},
     failure::Cause,
     http::Bounds,
@@ -57,6 +57,8 @@ const HTTP: u16 = 80;
 #[derive(Debug)]
 pub(super) struct Captured {
     name: config::SpeakerName,
+    /// Requests at addresses of names may have a Host that the mesh does not know.
+    any_host: bool,
     speakers: Mutex<HashMap<Place, Kept>>,
     ports: ArcSwapOption<Ports>,
 }
@@ -65,6 +67,8 @@ pub(super) struct Captured {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Place {
     Known(Called, u16),
+    /// The same, by the loopback address of its name: what comes there must mean it.
+    AtName(Called, u16),
     /// A host of a VirtualService that is no service, at this port.
     Name(u16),
     Outside,
@@ -127,13 +131,18 @@ impl Meant {
 }
 
 /// Listens for what the kernel brings: connections of this machine on loopback, and where the configuration says so those of other
-/// machines on all addresses.
+/// machines on all addresses. `any_host`: as `[dns]` says it, for connections to addresses of names.
 ///
 /// # Errors
 /// A port is in use.
-pub async fn open_capture(plane: &DataPlane, settings: &config::Capture) -> Result<Captures, ApplyError> {
+pub async fn open_capture(
+    plane: &DataPlane,
+    settings: &config::Capture,
+    any_host: bool,
+) -> Result<Captures, ApplyError> {
     let captured = Arc::new(Captured {
         name: settings.speaker.clone(),
+        any_host,
         speakers: Mutex::default(),
         ports: ArcSwapOption::empty(),
     });
@@ -317,8 +326,8 @@ impl Captured {
         let local = context.local.load_full();
         let known = self.ports.load();
         if let Some(known) = &*known
-            && std::ptr::eq(known.of.as_ptr(), Arc::as_ptr(snapshot))
-            && std::ptr::eq(known.local.as_ptr(), Arc::as_ptr(&local))
+            && context::is(&known.of, snapshot)
+            && context::is(&known.local, &local)
         {
             return known.numbers.contains(&port);
         }
@@ -351,15 +360,16 @@ impl Captured {
         let local = context.local.load_full();
         let mut speakers = lock(&self.speakers);
         let kept = speakers.get(&place);
-        if let Some(kept) = kept.filter(|kept| std::ptr::eq(kept.local.as_ptr(), Arc::as_ptr(&local))) {
+        if let Some(kept) = kept.filter(|kept| context::is(&kept.local, &local)) {
             return Some(Arc::clone(&kept.speaker));
         }
         let (fixed, port) = match &place {
-            Place::Known(called, port) => (Some((called.clone(), *port)), *port),
+            Place::Known(called, port) | Place::AtName(called, port) => (Some((called.clone(), *port)), *port),
             Place::Name(port) => (None, *port),
             Place::Outside => (None, 0),
         };
         let made = Speaker::new(&local, &context.current.load(), &context.locality, &self.name, fixed, port)?;
+        let made = if matches!(place, Place::AtName(..)) && !self.any_host { made.at_name() } else { made };
         let speaker = match kept {
             // Connections that are kept open follow.
             Some(kept) => {

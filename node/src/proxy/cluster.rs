@@ -201,9 +201,8 @@ impl Cluster {
 }
 
 impl Context {
-    /// The cluster of a destination for what is to be carried there. It arrived for this port; of what the kernel brought here the caller
-    /// had `dialled` that place, which is the only endpoint of a host that goes by it (`resolution: NONE`); what a name means that the
-    /// request brought stands in its place.
+    /// Resolves the cluster for a request to `port`. `dialled` is the original destination of a captured connection; with
+    /// `resolution: NONE` it is the only endpoint. A host in the request overrides it.
     ///
     /// # Errors
     /// Nobody defines the destination.
@@ -409,7 +408,7 @@ fn pings(policy: &ClusterPolicy) -> Option<Pings> {
     Some(Pings { interval: keepalive.interval, timeout: keepalive.timeout })
 }
 
-/// Connections that are kept for long are kept for less than that anyway.
+/// Idle timeouts as long as this are ignored: the pool closes idle connections sooner.
 const LONG_IDLE: Duration = Duration::from_secs(60);
 
 fn terms(policy: &ClusterPolicy) -> Terms {

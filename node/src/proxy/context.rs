@@ -102,7 +102,7 @@ impl Basis {
         Self { compiled: Arc::downgrade(&snapshot.compiled), local: Arc::downgrade(local) }
     }
 
-    /// The same as to compare with [`Basis::of`] these, without its counting.
+    /// Same as `*self == Basis::of(..)`, without touching the weak counts.
     pub(super) fn is_of(&self, snapshot: &Snapshot, local: &Arc<Local>) -> bool {
         is(&self.compiled, &snapshot.compiled) && is(&self.local, local)
     }

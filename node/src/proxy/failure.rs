@@ -24,6 +24,8 @@ pub enum Cause {
     NoRoute,
     /// What the request means is not served on its connection (RFC 9110 15.5.20): on another one it may be.
     Misdirected,
+    /// A host that the mesh does not know, at the address of a name: a page of another site, perhaps.
+    ForeignHost,
     /// The caller names what the mesh does not know, and nothing of its may leave the mesh.
     NotInRegistry,
     /// The rule names a host or subset that nobody defines.
@@ -152,6 +154,7 @@ impl Cause {
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, Flags::SI, Fault::Client, "stream timeout", true),
             Self::NoRoute => (StatusCode::NOT_FOUND, Flags::NR, Fault::Policy, "", false),
             Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, Flags::NR, Fault::Client, "", true),
+            Self::ForeignHost => (StatusCode::MISDIRECTED_REQUEST, Flags::NR, Fault::Client, FOREIGN, true),
             Self::NotInRegistry => (StatusCode::BAD_GATEWAY, Flags::NONE, Fault::Policy, "", false),
             Self::NoCluster => (StatusCode::SERVICE_UNAVAILABLE, Flags::NC, Fault::Policy, "", false),
             Self::NoRewrite => (StatusCode::INTERNAL_SERVER_ERROR, Flags::NONE, Fault::Policy, REWRITE, false),
@@ -197,7 +200,7 @@ impl Cause {
             }
             Self::OldVersion => "low_version",
             Self::RequestTimeout => "request_overall_timeout",
-            Self::NoRoute | Self::Misdirected | Self::NotServedHere => "route_not_found",
+            Self::NoRoute | Self::Misdirected | Self::ForeignHost | Self::NotServedHere => "route_not_found",
             Self::NotInRegistry => "direct_response",
             Self::NoCluster => "cluster_not_found",
             Self::NoRewrite => "rewrite_error",
@@ -255,6 +258,7 @@ impl Cause {
             | Self::RequestTimeout
             | Self::NoRoute
             | Self::Misdirected
+            | Self::ForeignHost
             | Self::NotInRegistry
             | Self::NoCluster
             | Self::NoRewrite
@@ -280,6 +284,7 @@ impl Cause {
 }
 
 const OLD_VERSION: &str = "HTTP/1.0 is not served; use HTTP/1.1";
+const FOREIGN: &str = "this address is for names of the mesh, and the Host is none: see [dns] any_host";
 const REWRITE: &str = "the rewrite makes no path";
 const ABORT: &str = "fault filter abort";
 const PLAINTEXT: &str = "mutual TLS is required";
@@ -352,6 +357,7 @@ mod tests {
             (Cause::RequestTimeout, 408, "SI", Client, 2, None),
             (Cause::NoRoute, 404, "NR", Policy, 12, None),
             (Cause::Misdirected, 421, "NR", Client, 2, None),
+            (Cause::ForeignHost, 421, "NR", Client, 2, None),
             (Cause::NotInRegistry, 502, "-", Policy, 14, None),
             (Cause::NoCluster, 503, "NC", Policy, 14, None),
             (Cause::NoRewrite, 500, "-", Policy, 2, None),

@@ -115,7 +115,7 @@ fn open(address: SocketAddr, alone: bool, only_v6: bool) -> io::Result<TcpListen
 /// Accepts from when the node serves until the listener is closed or the node drains.
 pub(super) async fn accept(
     context: Arc<Context>,
-    listener: tokio::net::TcpListener,
+    listener: Arc<tokio::net::TcpListener>,
     serves: Serves,
     close: CancellationToken,
 ) {

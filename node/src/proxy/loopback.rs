@@ -34,6 +34,8 @@ const SOCKETS: usize = 8192;
 const RETRY: Duration = Duration::from_millis(500);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// Never opened, as capture never takes it: SSH has it at all addresses, and could not be started again.
+const SSH: u16 = 22;
 /// How many services a sentence names.
 const NAMED: usize = 3;
 
@@ -56,6 +58,8 @@ pub async fn keep_names(plane: Arc<DataPlane>, settings: config::Dns) {
     let mut keeper = Keeper {
         plane,
         speaker: settings.speaker,
+        excluded: settings.exclude_ports,
+        any_host: settings.any_host,
         addresses: Addresses::new(settings.addresses),
         open: HashMap::new(),
     };
@@ -83,6 +87,10 @@ pub async fn keep_names(plane: Arc<DataPlane>, settings: config::Dns) {
 struct Keeper {
     plane: Arc<DataPlane>,
     speaker: config::SpeakerName,
+    /// Ports that the operator leaves to other programs.
+    excluded: BTreeSet<u16>,
+    /// Requests may have a Host that the mesh does not know.
+    any_host: bool,
     addresses: Addresses,
     open: HashMap<Key, Opened>,
 }
@@ -93,6 +101,7 @@ struct Shut(BTreeMap<(u16, Why), Vec<Called>>);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
+    Spared,
     Taken,
     Denied,
     Full,
@@ -104,7 +113,10 @@ impl Keeper {
     async fn look(&mut self) -> bool {
         let (snapshot, local) = (self.plane.shared.current.load(), self.plane.shared.local.load_full());
         let source = local.source(&self.speaker);
-        let called = called(&snapshot, source.as_ref().map(|source| snapshot.compiled.scope(source)));
+        let mut called = called(&snapshot, source.as_ref().map(|source| snapshot.compiled.scope(source)));
+        for ports in called.values_mut() {
+            ports.retain(|port| !self.excluded.contains(port));
+        }
         let present: BTreeSet<&Called> = called.keys().collect();
         let mut given = BTreeMap::new();
         let mut without = Vec::new();
@@ -130,6 +142,10 @@ impl Keeper {
         for (name, ports) in &called {
             let Some(address) = given.get(name).copied() else { continue };
             for port in ports.iter().copied() {
+                if port == SSH {
+                    shut.0.entry((port, Why::Spared)).or_default().push(name.clone());
+                    continue;
+                }
                 match self.keep((name.clone(), port), address, (&snapshot, &local), &awaited).await {
                     Ok(true) => {}
                     Ok(false) => complete = false,
@@ -159,8 +175,10 @@ impl Keeper {
     ) -> Result<bool, Why> {
         let port = key.1;
         let locality = &self.plane.shared.locality;
+        let any_host = self.any_host;
         let speaker = || {
             Speaker::new(local, snapshot, locality, &self.speaker, Some(key.clone()), port)
+                .map(|made| if any_host { made } else { made.at_name() })
                 .ok_or_else(|| Why::Other(format!("{} is no service of this node any more", self.speaker)))
         };
         if let Some(opened) = self.open.get(&key) {
@@ -260,9 +278,13 @@ impl Shut {
 fn shut(port: u16, why: &Why, services: &[Called]) -> Trouble {
     let at = format!("port {port} is not open at the addresses of {}", named(services.iter()));
     let (message, hint) = match why {
+        Why::Spared => (
+            format!("{at}: it is left to SSH, which could not be started again"),
+            "call these services by an [[upstream]] port; [dns] exclude_ports = [22] ends this complaint",
+        ),
         Why::Taken => (
             format!("{at}: another process listens there, at all addresses perhaps"),
-            "let it listen at one address, such as 127.0.0.1; or call these services by an [[upstream]] or [[outbound]] port",
+            "let it listen at one address, such as 127.0.0.1; or leave the port to it ([dns] exclude_ports) and call these services by an [[upstream]] or [[outbound]] port",
         ),
         Why::Denied => (
             format!("{at}: this process may not listen at ports this low"),

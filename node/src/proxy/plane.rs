@@ -83,7 +83,7 @@ pub struct Bound {
     pub plaintext: Vec<PlaintextPort>,
 }
 
-/// Why a configuration was not taken over; nothing has changed then.
+/// Why a configuration was not taken over. Nothing has changed then, except for `Stopped`.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The address cannot be listened on.
@@ -256,7 +256,7 @@ impl DataPlane {
     /// until they end), services beside this node are replaced.
     ///
     /// # Errors
-    /// Nothing has changed.
+    /// Nothing has changed, except for `Stopped`: the workers are gone, and part of the listeners may have moved.
     pub async fn apply(
         &self,
         services: &[Service],

@@ -61,8 +61,11 @@ pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
 fn open(context: &Arc<Context>, listen: super::plane::Listen) {
     match tokio::net::TcpListener::from_std(listen.socket) {
         Ok(socket) => {
-            let accept = listen::accept(Arc::clone(context), socket, listen.serves, listen.close);
-            context.tasks.detach("listener", accept);
+            let (accepting, socket) = (Arc::clone(context), Arc::new(socket));
+            // Kept: what comes to this socket waits for nobody else.
+            context.tasks.kept("listener", move || {
+                listen::accept(Arc::clone(&accepting), Arc::clone(&socket), listen.serves.clone(), listen.close.clone())
+            });
         }
         Err(error) => tracing::error!(%error, "a listening socket was not taken by the runtime"),
     }

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::{Endpoint, Instance};
 use crate::balance::{
     Algorithm, BalancePolicy, Client, Host, Key, LoadBalancer, Locality, LocalityPolicy, Pool, PoolLimits,
-    outlier::{Effect, Ejection, Event, OutlierPolicy, Outliers, Why},
+    outlier::{Effect, Ejection, Event, OutlierPolicy, Outliers, Spared, Why},
 };
 
 /// A circuit that nobody used for this long is forgotten: longer than any ejection lasts without a base above it.
@@ -35,7 +35,8 @@ const FORGOTTEN: Duration = Duration::from_secs(900);
 #[derive(Debug)]
 pub struct Circuits {
     by_key: DashMap<Key, Arc<Circuit>>,
-    /// Held for moments only: while tables are built, at an ejection and at sweeps, never for a request.
+    /// A request takes it where its table is built anew and where it is the one that has an endpoint ejected. Everybody else holds it for
+    /// moments: one look through all of it, at sweeps and where people ask who is out, or one thing that another node says.
     outliers: Mutex<Outliers>,
     ejections: AtomicU64,
     spared: AtomicU64,
@@ -96,6 +97,21 @@ pub struct Standing {
     pub cluster: String,
     /// The endpoint and why it is out.
     pub ejection: Ejection,
+    /// Nodes that report it, too.
+    pub witnesses: Vec<Key>,
+}
+
+/// An endpoint that fails and is used all the same, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaysIn {
+    /// Who uses it.
+    pub caller: String,
+    /// What is called.
+    pub called: Addressed,
+    /// In which cluster.
+    pub cluster: String,
+    /// The endpoint and why it stays in.
+    pub spared: Spared,
     /// Nodes that report it, too.
     pub witnesses: Vec<Key>,
 }
@@ -195,11 +211,16 @@ impl Circuits {
 
     /// Lets those return whose time is over and forgets what is no longer used. Says when to come again.
     pub fn sweep(&self, now: Millis, random: u64) -> Option<Millis> {
-        let (effects, due) = {
+        let (effects, due, forgives) = {
             let mut outliers = lock(&self.outliers);
-            (outliers.handle(Event::Tick, now, random), outliers.due())
+            let before = outliers.spared().count();
+            let effects = outliers.handle(Event::Tick, now, random);
+            (effects, outliers.due(), outliers.spared().count() != before)
         };
         self.apply(effects);
+        if forgives {
+            self.changes.send_modify(|count| *count += 1);
+        }
         self.forget_unused(now);
         due
     }
@@ -252,6 +273,19 @@ impl Circuits {
         outliers.ejections().filter_map(standing).collect()
     }
 
+    /// All endpoints that fail and stay in, by caller, cluster and endpoint.
+    #[must_use]
+    pub fn spared(&self) -> Vec<StaysIn> {
+        let outliers = lock(&self.outliers);
+        let stays = |spared: Spared| {
+            let circuit = self.by_key.get(&spared.cluster)?;
+            let witnesses = outliers.witnesses(&spared.endpoint).cloned().collect();
+            let (caller, cluster) = (circuit.caller.clone(), circuit.cluster.clone());
+            Some(StaysIn { caller, called: circuit.called.clone(), cluster, spared, witnesses })
+        };
+        outliers.spared().filter_map(stays).collect()
+    }
+
     /// The circuits whose requests go to all endpoints, healthy or not, because too few are healthy.
     #[must_use]
     pub fn panicking(&self) -> Vec<Arc<Circuit>> {
@@ -283,9 +317,12 @@ impl Circuits {
                     tracing::info!(%cluster, %endpoint, "an ejected endpoint returns");
                     self.renew(&cluster);
                 }
-                Effect::Spared { cluster, endpoint, why } => {
-                    tracing::debug!(%cluster, %endpoint, ?why, "an endpoint stays in: too many are ejected");
+                Effect::Spared { cluster, endpoint, why, again } => {
+                    tracing::debug!(%cluster, %endpoint, ?why, "an endpoint stays in: no further one may be out");
                     self.spared.fetch_add(1, Relaxed);
+                    if !again {
+                        self.changes.send_modify(|count| *count += 1);
+                    }
                 }
                 // One that finds no room is given up like one that has no answer.
                 Effect::Probe { endpoint } => drop(self.probes.try_send(endpoint)),

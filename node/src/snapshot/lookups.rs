@@ -4,11 +4,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use certs::codec::Millis;
 use tokio::sync::{Notify, watch};
+
+use crate::lock::lock;
 
 /// Names, each with a port, that are remembered (Envoy's `max_hosts`); who has the most makes room.
 const NAMES: usize = 1_024;
@@ -206,7 +208,7 @@ impl Lookups {
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Wanted, Entry>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 

@@ -1,7 +1,9 @@
 //! Taps: requests as they end, for an operator who looks. Nothing is gathered while nobody looks; a tap tells so many a second at most,
 //! no bodies, and nothing of what headers or queries hold as secrets.
 
-use super::{Entry, Pair, Protocol, Redaction, Summary, redact};
+mod wanted;
+
+use super::{Entry, Pair, Redaction, Summary, redact};
 use crate::clock;
 use crate::lock::lock;
 use arc_swap::ArcSwap;
@@ -163,28 +165,6 @@ impl Wanted {
             Some(_) | None => Ok(()),
         }
     }
-
-    fn takes(&self, entry: &Entry, summary: &Summary, duration: Duration, pair: Option<&Pair>) -> bool {
-        let status = self.status.as_deref().and_then(statuses);
-        let is_of = |service: &String| {
-            let Some((namespace, name)) = service.split_once('/') else { return false };
-            pair.is_some_and(|pair| {
-                let called = &*pair.service_namespace == namespace && &*pair.service_name == name;
-                let source = &*pair.source;
-                called || &*source.namespace == namespace && is_workload_of(&source.workload, &source.version, name)
-            })
-        };
-        summary.protocol != Protocol::Tcp
-            && status.is_none_or(|(least, most)| (least..=most).contains(&summary.code))
-            && self.slower_ms.is_none_or(|millis| duration >= Duration::from_millis(millis))
-            && self.path.as_ref().is_none_or(|path| entry.path.starts_with(path.as_str()))
-            && self.service.as_ref().is_none_or(is_of)
-    }
-}
-
-/// `NAME-VERSION`, or `NAME`.
-fn is_workload_of(workload: &str, version: &str, name: &str) -> bool {
-    workload == name || workload.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')) == Some(version)
 }
 
 /// The statuses that are meant by one, or by a class.
@@ -244,14 +224,15 @@ impl Taps {
     /// Tells of a request that is over. Never waits.
     pub(super) fn show(&self, node: &str, entry: &Entry, summary: &Summary, duration: Duration, pair: Option<&Pair>) {
         for tap in self.0.taps.load().iter() {
-            if !tap.may_tell(pair) || !tap.wanted.takes(entry, summary, duration, pair) {
+            let redaction = self.0.redaction.load();
+            if !tap.may_tell(pair) || !tap.wanted.takes(&redaction, entry, summary, duration, pair) {
                 continue;
             }
             if !tap.has_room() {
                 tap.left_out.fetch_add(1, Relaxed);
                 continue;
             }
-            let mut tapped = Tapped::of((node, &self.0.redaction.load()), entry, summary, duration, pair);
+            let mut tapped = Tapped::of((node, &redaction), entry, summary, duration, pair);
             tapped.left_out = tap.left_out.load(Relaxed);
             if tap.sender.try_send(tapped).is_err() {
                 tap.left_out.fetch_add(1, Relaxed);
@@ -466,6 +447,21 @@ mod tests {
         entry.authority = "reviews:9080".into();
         let explain = of(entry).explain;
         assert_eq!(explain.as_deref(), Some("skein explain -X GET http://reviews:9080/a --node web-1"));
+    }
+
+    #[test]
+    fn nobody_finds_out_by_asking_what_is_kept_back() {
+        let taps = Taps::new(Arc::default());
+        let mut told = finished();
+        told.observed.entry.path = "/pay?api_key=s3cret&page=2".into();
+        let sees = |path: &str| {
+            let wanted = Wanted { path: Some(path.to_owned()), ..Wanted::default() };
+            let mut tapping = taps.open(wanted, None).unwrap();
+            taps.show("web-1", &told.observed.entry, &told.summary, told.duration, None);
+            tapping.requests.try_recv().is_ok()
+        };
+        assert!(sees("/pay") && sees("/pay?api_key="));
+        assert!(!sees("/pay?api_key=s") && !sees("/pay?api_key=s3cret"));
     }
 
     #[test]

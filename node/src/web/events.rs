@@ -15,6 +15,9 @@ pub(super) fn page(told: &Told) -> Markup {
             @if !told.unheard.silent.is_empty() {
                 p.hint { (words::count(told.unheard.silent.len(), "node")) " did not answer: what nobody else noted or keeps is missing." }
             }
+            @if !told.unheard.other_version.is_empty() {
+                p.hint { (words::count(told.unheard.other_version.len(), "node")) " of another version cannot answer: what nobody else noted or keeps is missing." }
+            }
             @if told.events.is_empty() { p { "Nothing has happened yet." } }
             (list(told.events.iter().rev()))
         }

@@ -118,7 +118,15 @@ pub(super) fn answer(explained: &Explanation, linked: bool) -> Markup {
                     // It came to no route.
                     (None, None) => {}
                 }
-                @for target in &explained.destinations { dt { "Goes to" } dd { (target.percent) " % " code { (target.cluster) } } }
+                @for target in &explained.destinations {
+                    dt { "Goes to" } dd {
+                        (target.percent) " % " code { (target.cluster) }
+                        @if let Some(rule) = &target.destination_rule {
+                            ", " (rule.load_balancer)
+                            @for document in &rule.documents { " by " (link(words::document_path(document), document)) }
+                        }
+                    }
+                }
                 @if let Some(path) = &explained.path { dt { "Path" } dd { code { (path) } } }
                 @if let Some(retries) = &explained.retries {
                     dt { "Retries" } dd { (retries.attempts) " on " (retries.on) }
@@ -160,7 +168,7 @@ fn candidates(all: &[Candidate], linked: bool) -> Markup {
         table.cards {
             thead { tr {
                 th scope="col" { "Endpoint" } th scope="col" { "May be chosen" } th scope="col" { "Why not" }
-                th scope="col" { "Lets it in" } th scope="col" { "Cluster" }
+                th scope="col" { "Lets it in" } th scope="col" { "Mode" } th scope="col" { "Cluster" }
             } }
             tbody {
                 @for endpoint in all {
@@ -169,6 +177,7 @@ fn candidates(all: &[Candidate], linked: bool) -> Markup {
                         td data-label="May be chosen" { (words::state(if endpoint.candidate { "candidate" } else { "out" })) }
                         td data-label="Why not" { (endpoint.reason) }
                         td data-label="Lets it in" { (verdict(&endpoint.authorization, linked)) }
+                        td data-label="Mode" { (endpoint.mutual_tls) }
                         td data-label="Cluster" { code { (endpoint.cluster) } }
                     }
                 }

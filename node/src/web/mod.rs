@@ -167,7 +167,7 @@ async fn policy(State(admin): State<Admin>, Asked(search): Asked) -> Response {
     };
     let conflicts = Admin::conflicts(State(admin.clone())).await.0;
     let proposals = Admin::proposals(State(admin.clone())).await.0;
-    let seen = policy::Seen { documents: admin.documents(None), log, conflicts, proposals };
+    let seen = policy::Seen { documents: admin.documents(&Default::default()), log, conflicts, proposals };
     answer(Ok(Page::new("Policy", Tab::Policy, policy::page(&seen, search.page))), &admin)
 }
 

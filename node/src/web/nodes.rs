@@ -96,6 +96,7 @@ fn cell(row: &Member, column: &Member) -> Markup {
     }
     match &row.reaches {
         None if row.unasked => html! { td.unknown title="it was not asked" { "·" } },
+        None if row.other_version => html! { td.unknown title="it runs another version, which does not tell" { "·" } },
         None => html! { td.unknown title="it did not answer" { "?" } },
         Some(reaches) => match reaches.get(&column.name) {
             Some(rtt) => {
@@ -172,6 +173,7 @@ mod tests {
             loss: None,
             reaches: reaches.map(|all| all.iter().map(|(name, rtt)| (node(name), *rtt)).collect::<BTreeMap<_, _>>()),
             unasked: false,
+            other_version: false,
             enroller: false,
             policy: None,
             connections: NodeConnections { quic: 2, requests: 7, ..NodeConnections::default() },
@@ -195,6 +197,9 @@ mod tests {
         assert_eq!((text.matches("✕").count(), text.matches(">?<").count()), (1, 2), "{text}");
         let unasked = matrix(&[member("a", Some(&[])), Member { unasked: true, ..member("b", None) }]).into_string();
         assert!(unasked.contains("it was not asked") && !unasked.contains(">?<"), "{unasked}");
+        let other =
+            matrix(&[member("a", Some(&[])), Member { other_version: true, ..member("b", None) }]).into_string();
+        assert!(other.contains("another version") && !other.contains(">?<"), "{other}");
         assert!(text.contains("0.4 ms") && text.contains("class=\"number doubt\">80 ms"));
         let many: Vec<Member> = (0..=MATRIX).map(|number| member(&format!("n{number}"), None)).collect();
         assert!(matrix(&many).into_string().contains("members --reach"));

@@ -149,7 +149,7 @@ fn tiles(seen: &Seen<'_>, now: Millis) -> Markup {
                     &format!("{} led nowhere; {}", words::share(flow.failed, flow.opened), words::bytes_rate(flow.bytes_rate()))))
             }
             (tile("#out", "Ejected", &seen.concerns.ejected.len().to_string(), !seen.concerns.ejected.is_empty(),
-                &format!("endpoints, by {} of this node", seen.outliers.len())))
+                &format!("endpoints, by {} of this node", seen.outliers.iter().filter(|one| one.spared_by.is_none()).count())))
             (tile("/policy", "Policy", status.policy.digest.get(..8).unwrap_or_default(), !status.policy.stale.is_empty(), &spread(status)))
             (tile("/nodes", "Node CA ends in", &words::until(&status.certificates.node_ca_expires, now), false,
                 &format!("leaf in {}; enrollers alive: {}", words::until(&status.certificates.leaf_expires, now), status.certificates.enrollers)))
@@ -179,17 +179,22 @@ fn spread(status: &Status) -> String {
 
 /// Whose counts these are.
 pub(super) fn heard(traffic: &Traffic) -> String {
-    let silent = if traffic.silent.is_empty() { String::new() } else { format!(", {} silent", traffic.silent.len()) };
+    let said = |nodes: usize, what: &str| if nodes == 0 { String::new() } else { format!(", {nodes} {what}") };
+    let silent = said(traffic.silent.len(), "silent") + &said(traffic.other_version.len(), "of another version");
     let sample = match traffic.unasked {
         0 => String::new(),
-        unasked => format!(", a sample of {}", traffic.heard.len() + traffic.silent.len() + unasked),
+        unasked => format!(", a sample of {}", asked(traffic) + unasked),
     };
     format!("seen by {}{silent}{sample}", words::count(traffic.heard.len(), "node"))
 }
 
+fn asked(traffic: &Traffic) -> usize {
+    traffic.heard.len() + traffic.silent.len() + traffic.other_version.len()
+}
+
 /// That these are not the counts of all nodes, where they are not.
 pub(super) fn sample(traffic: &Traffic) -> Markup {
-    words::sample(traffic.heard.len() + traffic.silent.len(), traffic.unasked)
+    words::sample(asked(traffic), traffic.unasked)
 }
 
 /// Services with failed requests, the worst first.
@@ -219,22 +224,26 @@ fn failing(seen: &Seen<'_>) -> Markup {
     }
 }
 
-/// Endpoints that this node does without.
+/// Endpoints that fail for this node, whether it does without them or not.
 pub(super) fn out(outliers: &[Outlier]) -> Markup {
     html! {
         @if !outliers.is_empty() {
-            h2 { "Ejected endpoints" }
+            h2 { "Endpoints that fail" }
             table.cards {
                 thead { tr {
-                    th scope="col" { "Endpoint" } th scope="col" { "Caller" } th scope="col" { "Why" }
+                    th scope="col" { "Endpoint" } th scope="col" { "State" } th scope="col" { "Caller" } th scope="col" { "Why" }
                     th scope="col" { "Back at" } th scope="col" { "Reported by" }
                 } }
                 tbody {
                     @for outlier in outliers {
                         tr {
                             th scope="row" { (outlier.endpoint) }
+                            td data-label="State" { (words::state(&outlier.state)) }
                             td data-label="Caller" { (outlier.caller) }
-                            td data-label="Why" { code { (outlier.reason) } " ×" (outlier.times) }
+                            td data-label="Why" {
+                                code { (outlier.reason) } " ×" (outlier.times)
+                                @if let Some(why) = &outlier.spared_by { "; " (why) }
+                            }
                             td data-label="Back at" { time datetime=(outlier.until) { (words::when(&outlier.until)) } }
                             td data-label="Reported by" { (outlier.witnesses.join(", ")) }
                         }
@@ -291,7 +300,8 @@ mod tests {
             slot_s: 30,
             heard: (0..200).map(node).collect(),
             silent: vec![node(200)],
-            unasked: 799,
+            other_version: vec![node(201), node(202)],
+            unasked: 797,
             left_out: 0,
             connections: Vec::new(),
             edges: Vec::new(),
@@ -299,8 +309,8 @@ mod tests {
         let concerns = Concerns::default();
         let text = page(&seen(&traffic, &concerns), 0).into_string();
         let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word} is missing in {text}"));
-        assert!(at("201 of 1000 nodes were asked") < at("Attention"));
-        assert!(text.contains("seen by 200 nodes, 1 silent, a sample of 1000"), "{text}");
+        assert!(at("203 of 1000 nodes were asked") < at("Attention"));
+        assert!(text.contains("seen by 200 nodes, 1 silent, 2 of another version, a sample of 1000"), "{text}");
         let whole = Traffic { unasked: 0, ..traffic };
         assert!(!page(&seen(&whole, &concerns), 0).into_string().contains("A sample"));
     }
@@ -313,6 +323,7 @@ mod tests {
             slot_s: 30,
             heard: vec![certs::id::NodeId::new("web-1").unwrap()],
             silent: Vec::new(),
+            other_version: Vec::new(),
             unasked: 0,
             left_out: 0,
             connections: Vec::new(),

@@ -77,7 +77,7 @@ pub(super) fn past(time: &str) -> Markup {
 pub(super) fn state(word: &str) -> Markup {
     let (class, sign) = match word {
         "alive" | "healthy" | "ok" | "allow" | "applied" | "candidate" => ("good", "●"),
-        "suspect" | "left" | "degraded" | "draining" | "panic" | "out" | "open" | "mixed" => ("doubt", "▲"),
+        "suspect" | "left" | "degraded" | "draining" | "panic" | "out" | "open" | "mixed" | "spared" => ("doubt", "▲"),
         "dead" | "evicted" | "unhealthy" | "ejected" | "critical" | "deny" | "silent" => ("bad", "✕"),
         _ => ("plain", "○"),
     };

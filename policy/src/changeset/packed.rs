@@ -65,6 +65,8 @@ struct Head {
     nonce: [u8; 16],
     changes: Vec<HeadChange>,
     signers: Vec<PublicKey>,
+    /// What a later build adds and this one may ignore: number and value. What must not be ignored takes another kind of what is signed.
+    extensions: Vec<(u16, Vec<u8>)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -124,7 +126,8 @@ impl Packed {
             return malformed(format!("it has {bytes} bytes; the limit is {MAX_CHANGESET}"));
         }
         let whole = !self.bodies.is_empty() || head.changes.iter().all(|change| change.body.is_none());
-        let Head { trust_domain, role_set, issued_at, message, confirm_by, nonce, changes, signers } = head;
+        let Head { trust_domain, role_set, issued_at, message, confirm_by, nonce, changes, signers, extensions: _ } =
+            head;
         let changes = with_bodies(changes, &self.bodies, whole)?;
         let changeset = Changeset { trust_domain, role_set, issued_at, message, confirm_by, nonce, changes };
         Ok(Read { changeset, signers, whole, bodies })
@@ -202,6 +205,7 @@ impl Changeset {
             nonce: self.nonce,
             changes: self.changes.iter().map(HeadChange::new).collect(),
             signers,
+            extensions: Vec::new(),
         };
         let mut signed = Signed::new(KIND, codec::encode(&head));
         for key in keys {
@@ -222,4 +226,32 @@ pub fn encode(packed: &Packed) -> Vec<u8> {
 /// If the bytes are not something signed with bodies beside it, or are over [`MAX_CHANGESET`].
 pub fn decode(bytes: &[u8]) -> Result<Packed, Unread> {
     codec::decode::<_, MAX_CHANGESET>(bytes).map_err(|error| Unread::Malformed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_later_build_adds_is_signed_and_ignored() {
+        let key = SigningKey::generate();
+        let document = DocumentId::new(crate::Kind::VirtualService, "shop", "cart");
+        let before = Changeset {
+            trust_domain: TrustDomain::new("prod.example").unwrap(),
+            role_set: 1,
+            issued_at: 1,
+            message: String::new(),
+            confirm_by: None,
+            nonce: [7; 16],
+            changes: vec![Change { document, content: Some("{}".into()), replaces: vec![] }],
+        };
+        let mut packed = before.sign(&[&key]);
+        let mut head: Head = codec::decode::<_, MAX_CHANGESET>(&packed.signed.payload).unwrap();
+        head.extensions.push((7, b"later".to_vec()));
+        packed.signed = Signed::new(KIND, codec::encode(&head));
+        packed.signed.add(&key);
+        let packed = decode(&encode(&packed)).unwrap();
+        assert_eq!(packed.signed.verify(KIND).unwrap(), [key.public()]);
+        assert_eq!(packed.read().unwrap().changeset, before);
+    }
 }

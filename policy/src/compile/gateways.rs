@@ -17,7 +17,7 @@ use certs::{codec::Millis, id::ServiceAccount};
 
 use super::{Compiled, Virtual, seen_by};
 use crate::{
-    document::{DocumentId, Spec},
+    document::{DocumentId, ROOT_NAMESPACE, Spec},
     history::{LiveValue, State},
     hosts as names,
     kinds::{Bind, ExportTo, Gateway, GatewayName, PortProtocol, Server, ServerTls, ServerTlsMode},
@@ -385,7 +385,15 @@ impl Compiled {
         selecting.map(Document::name)
     }
 
-    /// True if some Gateway selects a workload with these labels in `namespace`: it speaks for clients outside the mesh.
+    /// True if a workload with these labels in `namespace` is believed in what it says of clients outside the mesh. That some Gateway
+    /// selects it is not enough: labels are a workload's own words, its namespace is what operators granted. So it is one of the
+    /// Gateway's own namespace, or of the mesh's, where gateways are that serve all others.
+    pub fn speaks_for_clients(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        let near = |document: &Document| namespace == ROOT_NAMESPACE || namespace == document.id.namespace;
+        self.gateways.documents.iter().any(|document| near(document) && document.selects(namespace, labels))
+    }
+
+    /// True if some Gateway selects a workload with these labels in `namespace`.
     pub fn is_gateway(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
         self.gateways.documents.iter().any(|document| document.selects(namespace, labels))
     }

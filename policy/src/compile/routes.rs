@@ -119,7 +119,8 @@ impl Maker<'_> {
         };
         let own = found.and_then(|found| found.policy.as_ref());
         let name = named.unwrap_or_default();
-        Target { subset, policies: self.policies.policies(host, name, candidate.policy(), own) }
+        let policies = self.policies.policies(host, name, candidate.policy(), own);
+        Target { subset, policies, documents: candidate.documents(named) }
     }
 }
 

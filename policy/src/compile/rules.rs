@@ -144,6 +144,15 @@ impl<'r> Candidate<'r> {
         self.0.iter().find_map(|rule| rule.rule.subset(name))
     }
 
+    /// The documents that count for this subset, or for all endpoints: of those that say it the oldest.
+    pub(crate) fn documents(&self, subset: Option<&str>) -> Vec<DocumentId> {
+        let policy = self.0.iter().find(|rule| rule.rule.policy.is_some());
+        let own = subset.and_then(|name| self.0.iter().find(|rule| rule.rule.subset(name).is_some()));
+        let mut ids: Vec<DocumentId> = policy.into_iter().chain(own).map(|rule| rule.id.clone()).collect();
+        ids.dedup();
+        ids
+    }
+
     /// The top level policy of the oldest rule that has one.
     pub(crate) fn policy(&self) -> Option<&'r TrafficPolicy> {
         self.0.iter().find_map(|rule| rule.rule.policy.as_ref())

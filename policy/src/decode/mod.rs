@@ -25,6 +25,8 @@ pub(crate) struct Complaints {
     pub(crate) file: String,
     pub(crate) document: RefCell<Option<String>>,
     pub(crate) problems: RefCell<Vec<Problem>>,
+    /// True of what operators signed: words that only give rights of a later build are no complaint.
+    pub(crate) signed: bool,
     /// Present while a probe is decoded: what is asked is written down, and nothing is complained of.
     recording: Option<Recording>,
 }
@@ -35,6 +37,11 @@ const MAX_COMPLAINTS: usize = 100;
 impl Complaints {
     pub(crate) fn new(file: &str) -> Self {
         Self { file: file.to_owned(), ..Self::default() }
+    }
+
+    /// Those of what is signed and kept already.
+    pub(crate) fn of_signed() -> Self {
+        Self { signed: true, ..Self::default() }
     }
 
     /// Those of a probe: none.

@@ -114,6 +114,11 @@ fn named(known: &dyn Known, set: &RoleSet, change: &changeset::Change, key: &Pub
 
 /// Form and signatures.
 fn verify(trust_domain: &TrustDomain, packed: &Packed, seen: Millis) -> Result<Entry, Refused> {
+    // The id covers the kind: no copy is another.
+    if packed.signed.kind != changeset::KIND {
+        let kind: String = packed.signed.kind.chars().take(80).collect();
+        return Err(Refused::because(Code::Malformed, format!("`{kind}` is nothing that this build reads"), ""));
+    }
     let Read { changeset, signers: named, whole, bodies } = packed.read().map_err(unread)?;
     let mut signers = packed.signed.verify(changeset::KIND).map_err(spoilt)?;
     signers.sort_unstable();

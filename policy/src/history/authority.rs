@@ -5,12 +5,14 @@ use std::sync::Arc;
 use certs::grant::NodeGrant;
 
 use super::{
-    Live, LiveValue, State,
+    Absent, Live, LiveValue, State,
     fold::{Folded, Folder},
 };
 use crate::{
     changeset::ChangesetId,
-    document::{DocumentId, Kind},
+    document::{DocumentId, Kind, Spec},
+    kinds::Revocation,
+    parse,
 };
 
 impl Folder<'_> {
@@ -34,7 +36,7 @@ impl Folder<'_> {
         // The winner first.
         let mut all: Vec<(ChangesetId, Arc<NodeGrant>)> = live.in_force.iter().filter_map(said).collect();
         let epoch = all.iter().map(|(_, grant)| grant.epoch).max()?;
-        let highest = live.counted.iter().filter_map(|document| document.spec.node_grant());
+        let highest = live.counted.iter().filter_map(Spec::node_grant);
         if let Some(highest) = highest.max_by_key(|grant| grant.epoch).filter(|highest| highest.epoch > epoch) {
             return Some(highest.clone());
         }
@@ -66,14 +68,26 @@ impl Folder<'_> {
     }
 }
 
-/// All live ones add up, and no eviction ends.
+/// What a value of a document of this kind says. Of a Revocation that this build cannot read, what it can: it only forbids.
+pub(super) fn told(kind: Kind, value: &LiveValue) -> Option<Spec> {
+    match &value.document {
+        Ok(document) => Some(document.spec.clone()),
+        Err(Absent::Unreadable(_)) if kind == Kind::Revocation => {
+            parse::as_far_as(&value.json, Revocation::decode).map(|revocation| Spec::Revocation(Arc::new(revocation)))
+        }
+        Err(Absent::Deleted | Absent::Expired | Absent::Unreadable(_) | Absent::Forgotten) => None,
+    }
+}
+
+/// All live ones add up, and no eviction ends. What stands in for one that cannot be read holds beside it.
 fn note_revocation(state: &mut State, live: &Live) {
-    let documents = live.values.iter().filter_map(|value| value.document.as_ref().ok());
-    for revocation in documents.filter_map(|document| document.spec.revocation()) {
+    let told = live.values.iter().chain(&live.in_force).filter_map(|value| told(Kind::Revocation, value));
+    for spec in told {
+        let Some(revocation) = spec.revocation() else { continue };
         state.revocations.accounts.extend(revocation.accounts.iter().cloned());
         state.revocations.keys.extend(revocation.keys.iter().copied());
     }
-    for revocation in live.counted.iter().filter_map(|document| document.spec.revocation()) {
+    for revocation in live.counted.iter().filter_map(Spec::revocation) {
         revocation.nodes.iter().for_each(|(node, epoch)| state.revocations.evict(node.clone(), *epoch));
     }
 }

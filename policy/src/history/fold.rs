@@ -23,6 +23,7 @@ use certs::{
 
 use super::{
     Absent, Claim, Conflict, Live, LiveValue, State,
+    authority::told,
     kept::{Kept, Value},
     log::authors,
     roles::Chain,
@@ -102,7 +103,7 @@ impl<'k> Folder<'k> {
         let mut live = Live::new(values, in_force, blind);
         live.yielded = yielded;
         if matches!(id.kind, Kind::NodeGrant | Kind::Revocation) {
-            let counted = counting.iter().filter_map(|change| self.value(id, change, &mut folded)?.document.ok());
+            let counted = counting.iter().filter_map(|change| told(id.kind, &self.value(id, change, &mut folded)?));
             live.counted = counted.collect();
         }
         folded.live = Some(live);
@@ -285,7 +286,7 @@ impl<'k> Folder<'k> {
 
     fn read(&self, issued: Millis, change: &Change, value: &Value, content: &str) -> Result<Arc<Document>, Absent> {
         let read = value.document.get_or_init(|| {
-            let mut document = parse::json(&change.document, content)?;
+            let mut document = parse::signed(&change.document, content)?;
             if document.created.is_none() {
                 document.created = Some(self.first_issued(issued, change));
             }

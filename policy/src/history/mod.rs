@@ -212,6 +212,19 @@ impl History {
         }
     }
 
+    /// True if this was refused because this build cannot read it, and an operator of now signed it: a later build wrote it.
+    pub fn is_of_later_build(&self, bytes: &[u8], refused: &Refused) -> bool {
+        if !matches!(refused.code(), Code::Malformed | Code::InvalidDocument) {
+            return false;
+        }
+        let Ok(packed) = changeset::decode(bytes) else { return false };
+        // Other things are signed by the same keys.
+        let is_policy = changeset::is_policy(&packed.signed.kind);
+        let signers = packed.signed.verify(&packed.signed.kind).unwrap_or_default();
+        let keys = self.chain.counting.last().map(|last| last.set.keys.as_slice()).unwrap_or_default();
+        is_policy && keys.iter().any(|own| signers.contains(&own.key))
+    }
+
     /// Notes what is to be folded again.
     fn touch(&mut self, entry: &Entry, all: bool) {
         let all = all || self.chain.counting.iter().any(|roles| roles.set.keeps.is_some());

@@ -5,7 +5,7 @@ use certs::codec::Millis;
 use super::{Absent, Code, History, Live, Refused, State, admit};
 use crate::{
     changeset::{self, Change, Changeset, ChangesetId, MAX_DOCUMENTS, MAX_PROPOSALS, confirmed},
-    document::{Document, EXPIRES, Kind},
+    document::{Document, EXPIRES, Kind, Spec},
     kinds::Revocation,
     parse,
 };
@@ -166,8 +166,7 @@ pub(super) fn check_authority(state: &State, change: &Change) -> Result<(), Refu
     let next = change.content.as_ref().and_then(|content| parse::json(id, content).ok()).map(|document| document.spec);
     let refused = |message: String, hint: &str| Err(Refused::because(Code::NotSupported, message, hint));
     if id.kind == Kind::NodeGrant {
-        let highest =
-            live.counted.iter().filter_map(|document| document.spec.node_grant()).map(|grant| grant.epoch).max();
+        let highest = live.counted.iter().filter_map(Spec::node_grant).map(|grant| grant.epoch).max();
         let epoch = next.as_ref().and_then(|spec| spec.node_grant()).map(|grant| grant.epoch);
         if let Some(highest) = highest.filter(|highest| epoch.is_none_or(|epoch| epoch < *highest)) {
             let message = format!(
@@ -178,7 +177,7 @@ pub(super) fn check_authority(state: &State, change: &Change) -> Result<(), Refu
     } else if id.kind == Kind::Revocation {
         let next = next.as_ref().and_then(|spec| spec.revocation());
         let evicts = |node, epoch| next.is_some_and(|next| next.nodes.get(node).is_some_and(|higher| higher >= epoch));
-        for revocation in live.counted.iter().filter_map(|document| document.spec.revocation()) {
+        for revocation in live.counted.iter().filter_map(Spec::revocation) {
             if let Some((node, epoch)) = revocation.nodes.iter().find(|(node, epoch)| !evicts(node, epoch)) {
                 let message = format!("{id} evicts {node} up to epoch {epoch}, and an eviction cannot be taken back");
                 return refused(message, "`skein invite --replace` lets a machine in again under a new epoch");

@@ -24,6 +24,15 @@ pub(super) struct Charter {
     pub(super) base: Option<ChangesetId>,
     /// Who signed it, approvals included.
     pub(super) signers: BTreeSet<PublicKey>,
+    /// False if this build cannot read what it says: `roles` is what its base leaves ([`RoleSet::before_unread`]).
+    pub(super) read: bool,
+}
+
+/// What a RoleSet changeset says.
+enum Said {
+    Read(Arc<RoleSet>),
+    /// This build cannot read it: why, and what it could read.
+    Unread(String, Option<Box<RoleSet>>),
 }
 
 /// All kept RoleSets, and which of them count.
@@ -77,11 +86,15 @@ impl Chain {
         changeset: &Changeset,
         signers: &[PublicKey],
     ) -> Result<Option<Charter>, Refused> {
-        let set = read(changeset)?;
+        let said = said(changeset)?;
         let parents = parents(changeset);
         if !parents.is_empty() {
-            return self.admit_child(id, set, parents, signers);
+            return self.admit_child(id, said, parents, signers);
         }
+        let set = match said {
+            Said::Read(set) => set,
+            Said::Unread(why, _) => return Err(Refused::because(Code::InvalidDocument, why, "")),
+        };
         if !set.approves(signers) {
             return Err(Refused::because(
                 Code::ThresholdMissing,
@@ -95,7 +108,11 @@ impl Chain {
     /// The RoleSets whose thresholds this RoleSet changeset must meet: its base and itself.
     pub(super) fn sets_for(&self, changeset: &Changeset) -> Vec<Arc<RoleSet>> {
         let base = self.base(&parents(changeset)).ok().map(|base| base.roles.set.clone());
-        base.into_iter().chain(read(changeset).ok()).collect()
+        let own = match said(changeset) {
+            Ok(Said::Read(set)) => Some(set),
+            Ok(Said::Unread(..)) | Err(_) => None,
+        };
+        base.into_iter().chain(own).collect()
     }
 
     /// True if the key is one of those that this RoleSet changeset needs: of its base, or of itself.
@@ -115,24 +132,31 @@ impl Chain {
             return Err(Refused::because(Code::RoleSetInvalid, "the first RoleSet bears no trust bundle", ""));
         };
         let roles = Arc::new(Roles { number: 1, changeset: id, set, trust });
-        Ok(Charter { roles, parents: Vec::new(), base: None, signers: signers.iter().copied().collect() })
+        Ok(Charter { roles, parents: Vec::new(), base: None, signers: signers.iter().copied().collect(), read: true })
     }
 
+    /// One that cannot be read is kept all the same: what is signed under it counts, evictions above all, and only its base can say
+    /// whether it does.
     fn admit_child(
         &self,
         id: ChangesetId,
-        set: Arc<RoleSet>,
+        said: Said,
         parents: Vec<ChangesetId>,
         signers: &[PublicKey],
     ) -> Result<Option<Charter>, Refused> {
         let base = self.base(&parents)?;
         let before = &base.roles.set;
-        if set.keeps.is_none() && !set.keeps_all_of(before) {
+        let (set, read) = match said {
+            Said::Read(set) => (set, true),
+            Said::Unread(_, next) => (Arc::new(before.before_unread(next.as_deref())), false),
+        };
+        // What stands in for a base that cannot be read may have more than that leaves.
+        if read && base.read && set.keeps.is_none() && !set.keeps_all_of(before) {
             let message = "it takes away a key or a right and does not say which changesets stay (`keeps`)";
             let hint = "`skein operator remove` names the changesets that live now";
             return Err(Refused::because(Code::RoleSetInvalid, message, hint));
         }
-        if !before.approves(signers) || !set.approves(signers) {
+        if !before.approves(signers) || (read && !set.approves(signers)) {
             if signers.iter().any(|key| before.governs(key)) {
                 return Ok(None);
             }
@@ -145,7 +169,7 @@ impl Chain {
         let trust = set.trust.clone().unwrap_or_else(|| inherited(&known().collect::<Vec<_>>()));
         let base = base.roles.changeset;
         let roles = Arc::new(Roles { number, changeset: id, set, trust });
-        Ok(Some(Charter { roles, parents, base: Some(base), signers: signers.iter().copied().collect() }))
+        Ok(Some(Charter { roles, parents, base: Some(base), signers: signers.iter().copied().collect(), read }))
     }
 
     /// The RoleSet that children with these parents must satisfy beside themselves: the parent, or what rival parents stem from.
@@ -192,7 +216,7 @@ impl Chain {
 }
 
 /// The RoleSet of a changeset that holds one and nothing else.
-fn read(changeset: &Changeset) -> Result<Arc<RoleSet>, Refused> {
+fn said(changeset: &Changeset) -> Result<Said, Refused> {
     let invalid = |message: &str| Err(Refused::because(Code::RoleSetInvalid, message, ""));
     let [change] = changeset.changes.as_slice() else {
         return invalid("a RoleSet is pushed alone");
@@ -203,12 +227,12 @@ fn read(changeset: &Changeset) -> Result<Arc<RoleSet>, Refused> {
     if change.document != DocumentId::role_set() {
         return invalid("there is one RoleSet; it is called `default`");
     }
-    match parse::json(&change.document, content).map(|document| document.spec) {
-        Ok(Spec::RoleSet(set)) => Ok(set),
+    match parse::signed(&change.document, content).map(|document| document.spec) {
+        Ok(Spec::RoleSet(set)) => Ok(Said::Read(set)),
         Ok(_) => invalid("not a RoleSet"),
         Err(problems) => {
             let first = problems.first().map(ToString::to_string).unwrap_or_default();
-            Err(Refused::because(Code::InvalidDocument, first, ""))
+            Ok(Said::Unread(first, parse::as_far_as(content, RoleSet::decode).map(Box::new)))
         }
     }
 }

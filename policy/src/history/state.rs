@@ -59,8 +59,9 @@ pub struct Live {
     pub effective: Option<LiveValue>,
     /// Values that nothing replaces and that yielded, for they have expired: what comes next replaces them, too, or they stay beside it.
     pub yielded: Vec<ChangesetId>,
-    /// Of NodeGrants and Revocations: the documents of all values that count, replaced ones too. Epochs and evictions only rise.
-    pub counted: Vec<Arc<Document>>,
+    /// Of NodeGrants and Revocations: what all values that count say, replaced ones too; of a Revocation that this build cannot read,
+    /// what it can. Epochs and evictions only rise.
+    pub counted: Vec<Spec>,
 }
 
 impl Live {
@@ -207,6 +208,12 @@ impl State {
     /// Evictions and revocations, all live ones together.
     pub fn revocations(&self) -> &Revocations {
         &self.revocations
+    }
+
+    /// The value of this document, RoleSets included, that this build cannot read: what follows it would take back what it says.
+    pub fn unread(&self, id: &DocumentId) -> Option<ChangesetId> {
+        let values = self.documents.get(id)?.values.iter();
+        values.filter(|value| !value.is_readable()).map(|value| value.changeset).next()
     }
 
     /// The document in effect.

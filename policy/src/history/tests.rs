@@ -8,6 +8,7 @@ mod arrival;
 mod branches;
 mod expiry;
 mod grants;
+mod later;
 mod proposals;
 mod removals;
 mod retention;

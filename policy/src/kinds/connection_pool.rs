@@ -24,7 +24,7 @@ pub struct TcpPool {
     pub max_connections: Option<u32>,
     /// For a connection to open; `None`: what MeshConfig says.
     pub connect_timeout: Option<Duration>,
-    /// Read and not applied: connections between nodes have probes of their own.
+    /// Of connections to endpoints outside the mesh and to applications: those between nodes have probes of their own.
     pub keepalive: Option<TcpKeepalive>,
     /// `None`: for ever.
     pub max_connection_duration: Option<Duration>,
@@ -88,7 +88,7 @@ pub struct Http2Keepalive {
     pub timeout: Duration,
 }
 
-/// Why `tcpKeepalive` changes nothing.
+/// Why `tcpKeepalive` changes nothing between nodes.
 const KEPT_ALIVE: &str = "connections between nodes are kept alive anyway: a dead one is noticed within half a minute";
 /// Where nothing is said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -158,7 +158,11 @@ impl TcpPool {
             max_connections: limit(&fields, "maxConnections", "max connections"),
             connect_timeout: time("connectTimeout"),
             keepalive: fields.get("tcpKeepalive").and_then(|at| {
-                at.warn(codes::IGNORED, "`tcpKeepalive` changes nothing here", KEPT_ALIVE);
+                at.warn(
+                    codes::IGNORED,
+                    "`tcpKeepalive` changes nothing between nodes, only towards endpoints outside the mesh",
+                    KEPT_ALIVE,
+                );
                 TcpKeepalive::decode(&at)
             }),
             max_connection_duration: time("maxConnectionDuration"),

@@ -21,6 +21,8 @@ pub struct OutlierDetection {
     pub base_ejection_time: Duration,
     /// Share of the endpoints that may be out at once, in percent.
     pub max_ejection_percent: u32,
+    /// True if the document says so, not the default.
+    pub says_max_ejection: bool,
     /// With fewer endpoints in, all are used, healthy or not; in percent, 0 is never.
     pub min_health_percent: u32,
     /// `outlierDetectionHttpErrorCodes`: statuses that are errors; none: 500 to 599.
@@ -37,6 +39,7 @@ impl Default for OutlierDetection {
             interval: Duration::from_secs(10),
             base_ejection_time: Duration::from_secs(30),
             max_ejection_percent: 10,
+            says_max_ejection: false,
             min_health_percent: 0,
             error_codes: Vec::new(),
         }
@@ -77,6 +80,7 @@ impl OutlierDetection {
             let message = "outlier detection consecutive local origin failures is specified, but split external local origin errors is set to false";
             at.error_as_istio(codes::EXCLUSIVE, message, "set splitExternalLocalOriginErrors: true");
         }
+        let max_ejection = percent("maxEjectionPercent");
         let decoded = Self {
             consecutive_5xx: count("consecutive5xxErrors", default.consecutive_5xx),
             consecutive_gateway: count("consecutiveGatewayErrors", default.consecutive_gateway),
@@ -84,7 +88,8 @@ impl OutlierDetection {
             consecutive_local_origin: count("consecutiveLocalOriginFailures", default.consecutive_local_origin),
             interval: time("interval", default.interval),
             base_ejection_time: time("baseEjectionTime", default.base_ejection_time),
-            max_ejection_percent: percent("maxEjectionPercent").unwrap_or(default.max_ejection_percent),
+            max_ejection_percent: max_ejection.unwrap_or(default.max_ejection_percent),
+            says_max_ejection: max_ejection.is_some(),
             min_health_percent: percent("minHealthPercent").unwrap_or(default.min_health_percent),
             error_codes: fields
                 .get("outlierDetectionHttpErrorCodes")

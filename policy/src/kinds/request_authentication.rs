@@ -151,7 +151,7 @@ fn decode_keys(at: &At<'_>, uri: Option<&At<'_>>, inline: Option<&At<'_>>) -> To
                 Err(reason) => place.error(codes::TOKEN_RULE, format!("jwks parse error: {reason}")),
                 Ok(keys) if keys.unusable() > 0 => {
                     let message = format!("{} of the keys cannot verify a token here", keys.unusable());
-                    let hint = "keys are RSA, EC (P-256, P-384, P-521), Ed25519 or oct, and for signatures";
+                    let hint = "keys are RSA, EC (P-256, P-384, P-521), Ed25519 or oct of 32 bytes or more, and for signatures";
                     place.warn(codes::WITHOUT_EFFECT, message, hint);
                 }
                 Ok(_) => {}

@@ -12,7 +12,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use crate::{
     codes,
     decode::{At, Fields},
-    document::{Document, DocumentId, Kind, ROOT_NAMESPACE, Spec},
+    document::{Document, DocumentId, Kind, ROOT_NAMESPACE, Spec, Word},
     hosts,
 };
 
@@ -74,10 +74,12 @@ pub enum Verb {
     Evict,
     /// Sign RoleSets.
     Roles,
+    /// One of a later build: it lets nobody do anything here, and stays where it is written.
+    Unknown(Word),
 }
 
 impl Verb {
-    /// Every verb; what `*` stands for.
+    /// Every verb of this build; what `*` stands for.
     pub const ALL: [Verb; 5] = [Verb::View, Verb::Push, Verb::Invite, Verb::Evict, Verb::Roles];
 
     /// The verb that a change of a document of this kind takes.
@@ -99,17 +101,19 @@ impl Verb {
             | Kind::Telemetry
             | Kind::RateLimit
             | Kind::MeshConfig
-            | Kind::Confirmation => Verb::Push,
+            | Kind::Confirmation
+            | Kind::Unknown(_) => Verb::Push,
         }
     }
 
-    fn as_str(self) -> &'static str {
+    fn as_str(&self) -> &str {
         match self {
             Self::View => "view",
             Self::Push => "push",
             Self::Invite => "invite",
             Self::Evict => "evict",
             Self::Roles => "roles",
+            Self::Unknown(word) => word.as_str(),
         }
     }
 }
@@ -275,6 +279,20 @@ impl RoleSet {
         foreign.next()
     }
 
+    /// What holds in the place of a RoleSet that follows this one and that this build cannot read: what this one says, without the
+    /// keys that the next one, as far as it can be read, takes out and whose changesets it says to keep. So nobody gets a right, and
+    /// who was removed does not come back.
+    pub(crate) fn before_unread(&self, next: Option<&RoleSet>) -> RoleSet {
+        let mut set = RoleSet { trust: None, keeps: None, voids: BTreeSet::new(), ..self.clone() };
+        if let Some(next) = next.filter(|next| next.keeps.is_some() && !next.keys.is_empty()) {
+            set.keys.retain(|own| next.keys.iter().any(|key| key.key == own.key));
+            let governing = governors(&set.keys, &set.roles).count();
+            set.threshold = set.threshold.min(governing).max(1);
+            (set.keeps, set.voids) = (next.keeps.clone(), next.voids.clone());
+        }
+        set
+    }
+
     /// True if whoever was allowed something by `before` is still allowed it: nothing was taken away.
     pub(crate) fn keeps_all_of(&self, before: &RoleSet) -> bool {
         let key_stays = |old: &RoleKey| self.keys.contains(old);
@@ -381,7 +399,7 @@ fn decode_kinds(list: &At<'_>) -> Option<BTreeSet<Kind>> {
         return None;
     }
     let kind = |(word, at): &(&str, At<'_>)| {
-        let kind = word.parse().ok();
+        let kind = word.parse().ok().or_else(|| Kind::of_word(word).filter(|_| at.out.signed));
         if kind.is_none() {
             at.error(codes::WORD, format!("`{word}` is not a kind"));
         }
@@ -393,12 +411,13 @@ fn decode_kinds(list: &At<'_>) -> Option<BTreeSet<Kind>> {
 fn decode_verbs(list: &At<'_>) -> BTreeSet<Verb> {
     let mut verbs = BTreeSet::new();
     for (word, at) in list.text_list() {
-        match (word, word.parse()) {
-            ("*", _) => verbs.extend(Verb::ALL),
-            (_, Ok(verb)) => {
+        let later = || Word::new(word).filter(|_| at.out.signed).map(Verb::Unknown);
+        match word.parse().ok().or_else(later) {
+            _ if word == "*" => verbs.extend(Verb::ALL),
+            Some(verb) => {
                 verbs.insert(verb);
             }
-            (_, Err(())) => {
+            None => {
                 at.error_hint(codes::WORD, format!("`{word}` is not a verb"), "view, push, invite, evict, roles or *")
             }
         }

@@ -6,6 +6,7 @@ use certs::id::ServiceName;
 
 use crate::{
     compile::Entries,
+    document::DocumentId,
     headers::HeaderOps,
     hosts::Registry,
     kinds::{
@@ -43,6 +44,8 @@ pub struct Target {
     pub subset: Subset,
     /// What holds for traffic to them.
     pub policies: ClusterPolicies,
+    /// The DestinationRules of which both are made; none where all is by default.
+    pub documents: Vec<DocumentId>,
 }
 
 /// Which endpoints of a service.

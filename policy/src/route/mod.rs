@@ -4,6 +4,7 @@ mod addressed;
 mod connection;
 mod destination;
 mod gateway;
+mod known;
 mod matching;
 pub mod survey;
 
@@ -27,6 +28,7 @@ pub use connection::{Connection, enter_tcp, enter_tls, route_tcp, route_tls};
 pub use destination::{ClusterPolicies, ClusterPolicy, Destination, Subset, Target};
 pub(crate) use gateway::entries;
 pub use gateway::{Entered, Rule, enter};
+pub use known::knows;
 
 /// What routing reads of a request.
 pub struct Request<'a> {

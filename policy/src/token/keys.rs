@@ -16,6 +16,10 @@ use super::{
     jws::{Algorithm, Jws},
 };
 
+/// Bytes of a shared secret at least: as many as the shortest hash that is keyed with it has (RFC 7518, 3.2).
+const SHORTEST_SECRET: usize = 32;
+/// What a key has by which one signs: a shared secret, the parts of a private key (RFC 7518, 6).
+const SIGNING: [&str; 8] = ["k", "d", "p", "q", "dp", "dq", "qi", "oth"];
 /// Keys of one set at most.
 const MAX_KEYS: usize = 256;
 
@@ -25,6 +29,8 @@ pub struct KeySet {
     keys: Vec<Key>,
     /// Those that can verify nothing here: another type or curve, or for encryption.
     unusable: usize,
+    /// Those that sign as well.
+    signing: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -83,6 +89,7 @@ impl KeySet {
             if !key.get("kty").is_some_and(Value::is_string) {
                 return Err("a key has no `kty`".to_owned());
             }
+            set.signing += usize::from(SIGNING.iter().any(|part| key.get(part).is_some()));
             match Key::read(key) {
                 Some(key) => set.keys.push(key),
                 None => set.unusable += 1,
@@ -109,6 +116,12 @@ impl KeySet {
         self.unusable
     }
 
+    /// Keys by which whoever reads the set can sign: shared secrets, and private keys beside their public halves.
+    #[must_use]
+    pub fn signing(&self) -> usize {
+        self.signing
+    }
+
     /// Verifies a signature by the keys that fit its name and algorithm.
     pub(super) fn verify(&self, jws: &Jws<'_>) -> Result<(), Refusal> {
         let mut result = Err(Refusal::NoSuchKey);
@@ -125,6 +138,23 @@ impl KeySet {
         }
         result
     }
+}
+
+/// A set of keys, or one key, without what signs; `None` if it has nothing of that, or is no JSON.
+#[must_use]
+pub fn public_part(text: &str) -> Option<String> {
+    let mut json: Value = serde_json::from_str(text).ok()?;
+    let keys = match json.get_mut("keys") {
+        Some(keys) => keys.as_array_mut()?.as_mut_slice(),
+        None => std::slice::from_mut(&mut json),
+    };
+    let mut is_public = true;
+    for key in keys.iter_mut().filter_map(Value::as_object_mut) {
+        for part in SIGNING {
+            is_public &= key.remove(part).is_none();
+        }
+    }
+    (!is_public).then(|| json.to_string())
 }
 
 impl Key {
@@ -145,7 +175,7 @@ impl Key {
             ("EC", Some("P-384")) => Public::P384(point(48)?),
             ("EC", Some("P-521")) => Public::P521(point(66)?),
             ("OKP", Some("Ed25519")) => Public::Ed25519(bytes("x")?),
-            ("oct", _) => Public::Secret(bytes("k").filter(|secret| !secret.is_empty())?),
+            ("oct", _) => Public::Secret(bytes("k").filter(|secret| secret.len() >= SHORTEST_SECRET)?),
             _ => return None,
         };
         let only = match text("alg") {

@@ -13,10 +13,11 @@ use serde_json::{Map, Value};
 
 use crate::{
     authorize::Token,
+    headers::spelling,
     kinds::{TokenKeys, TokenRule},
 };
 use jws::Jws;
-pub use keys::KeySet;
+pub use keys::{KeySet, public_part};
 use places::Place;
 
 /// Seconds that clocks may differ, as Envoy has it.
@@ -277,7 +278,7 @@ impl Tokens {
             return Ok(None);
         }
         for header in self.rules.iter().flat_map(|believed| believed.written()) {
-            parts.headers.remove(header);
+            spelling::remove(&mut parts.headers, header);
         }
         if is_preflight(parts) {
             return Ok(None);

@@ -326,14 +326,23 @@ fn claims_go_on_in_headers_that_nobody_else_can_write() {
         .map(|(header, claim)| (HeaderName::from_static(header), claim.to_owned()))
         .to_vec();
     let rules = [believed];
-    let mut forged = parts("/", &[("x-sub", "root"), ("x-payload", "e30"), ("x-not", "x")]);
+    let sent = [
+        ("x-sub", "root"),
+        ("x_sub", "root"),
+        ("x-payload", "e30"),
+        ("x_payload", "e30"),
+        ("x-not", "x"),
+        ("x_not", "x"),
+    ];
+    let mut forged = parts("/", &sent);
     assert!(check(&rules, &mut forged).unwrap().is_none());
     assert!(forged.headers.is_empty(), "{:?}", forged.headers);
     let claims = json!({"iss": "i", "sub": "alice", "a": {"b": 7}, "l": ["x"]});
     let token = issuer.token(&claims);
-    let mut shown = parts("/", &[("authorization", &format!("Bearer {token}")), ("x-sub", "root")]);
+    let mut shown = parts("/", &[("authorization", &format!("Bearer {token}")), ("x-sub", "root"), ("X_Sub", "root")]);
     check(&rules, &mut shown).unwrap().unwrap();
     assert_eq!(shown.headers.get_all("x-sub").iter().collect::<Vec<_>>(), ["alice"]);
+    assert!(!shown.headers.contains_key("x_sub"), "an application may read it as x-sub");
     assert_eq!(shown.headers["x-deep"], "7");
     assert_eq!(shown.headers["x-list"], encode(br#"["x"]"#));
     assert_eq!(shown.headers["x-payload"], encode(claims.to_string().as_bytes()));
@@ -382,13 +391,29 @@ fn who_is_believed_no_more_is_told_apart() {
 fn sets_of_keys_leave_out_what_verifies_nothing() {
     let set = KeySet::read(
         r#"{"keys": [{"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA"}, {"kty": "RSA", "use": "enc", "n": "AQ", "e": "AQAB"},
-            {"kty": "oct", "k": "AQ"}]}"#,
+            {"kty": "oct", "k": "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"}, {"kty": "oct", "k": "AQ"}]}"#,
     );
     let set = set.unwrap();
-    assert_eq!((set.len(), set.unusable(), set.is_empty()), (1, 2, false));
+    assert_eq!((set.len(), set.unusable(), set.is_empty()), (1, 3, false), "a short secret is guessed");
     for bad in ["", "{\"keys\": 7}", "{\"keys\": [{}]}", "[]"] {
         assert!(KeySet::read(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn what_signs_is_known_and_can_be_left_out() {
+    let public = p256().keys();
+    assert_eq!((KeySet::read(&public).unwrap().signing(), public_part(&public)), (0, None));
+    let shared = secret().keys();
+    assert_eq!(KeySet::read(&shared).unwrap().signing(), 1);
+    let private = r#"{"kty": "RSA", "n": "AQ", "e": "AQAB", "d": "c2VjcmV0", "p": "c2VjcmV0"}"#;
+    assert_eq!(KeySet::read(private).unwrap().signing(), 1);
+    for text in [&*shared, private] {
+        let left = public_part(text).unwrap();
+        assert_eq!(KeySet::read(&left).unwrap().signing(), 0, "{left}");
+        assert!(left.contains("kty") && !left.contains("c2VjcmV0"), "{left}");
+    }
+    assert_eq!(public_part("no JSON"), None);
 }
 
 proptest! {

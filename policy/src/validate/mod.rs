@@ -2,6 +2,7 @@
 
 mod authorization;
 mod cover;
+mod ejection;
 mod entries;
 mod entry;
 mod facts;
@@ -13,6 +14,7 @@ mod routing;
 mod rules;
 mod scopes;
 mod sidecars;
+mod tokens;
 mod workloads;
 mod world;
 
@@ -39,9 +41,9 @@ const MAX_RIVALS: usize = 64;
 const MAX_NAMED: usize = 3;
 
 /// True if a push with this complaint is refused, whatever is allowed if it is an error, else unless the code is allowed: requests would be refused for want of what is named, or
-/// a part of the document has no effect because another document wins.
+/// a part of the document has no effect because another document wins, or whoever reads it could pretend to be somebody.
 pub fn refuses_push(code: &str, severity: Severity) -> bool {
-    const CODES: [&str; 7] = [
+    const CODES: [&str; 8] = [
         codes::UNKNOWN_HOST,
         codes::UNKNOWN_SUBSET,
         codes::CONFLICTING_VIRTUAL_SERVICES,
@@ -49,6 +51,7 @@ pub fn refuses_push(code: &str, severity: Severity) -> bool {
         codes::OVERRULED_POLICY,
         codes::UNKNOWN_PROVIDER,
         codes::MESH_TLS_OUTSIDE,
+        codes::SIGNING_KEYS,
     ];
     severity == Severity::Error || severity == Severity::Warning && CODES.contains(&code)
 }
@@ -210,7 +213,10 @@ impl<'w> Check<'w> {
                 self.selects_someone(&policy.target);
                 self.one_counts();
             }
-            Spec::RequestAuthentication(policy) => self.selects_someone(&policy.target),
+            Spec::RequestAuthentication(policy) => {
+                self.selects_someone(&policy.target);
+                self.token_keys(policy);
+            }
             Spec::Telemetry(telemetry) => {
                 self.selects_someone(&telemetry.target);
                 self.one_counts();

@@ -44,6 +44,7 @@ impl Check<'_> {
             self.tls_of_policy(rule, policy, &format!("{field}.trafficPolicy"));
             self.ahead_of_requests(rule, policy, &format!("{field}.trafficPolicy"));
         }
+        self.ejections(rule);
     }
 
     fn subsets(&mut self, rule: &DestinationRule) {

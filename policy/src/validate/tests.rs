@@ -291,3 +291,18 @@ fn thousands_of_policies_are_judged() {
     assert_eq!(named(codes::HOST_CLAIMED_TWICE), 1_000 * MAX_NAMED);
     assert_eq!(named(codes::CONFLICTING_GATEWAYS), 0);
 }
+
+#[test]
+fn keys_that_can_sign_are_refused_unless_allowed() {
+    let users = |keys: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: users}}\n\
+             spec: {{jwtRules: [{{issuer: a, jwks: '{{\"keys\": []}}'}}, {{issuer: b, jwks: '{{\"keys\": [{keys}]}}'}}]}}\n"
+        )
+    };
+    let shared = r#"{"kty": "oct", "k": "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"}"#;
+    assert_eq!(fields(&users(shared), &table(), codes::SIGNING_KEYS), ["spec.jwtRules[1].jwks"]);
+    assert!(refuses_push(codes::SIGNING_KEYS, Severity::Warning));
+    let public = r#"{"kty": "OKP", "crv": "Ed25519", "x": "AQ"}"#;
+    assert!(fields(&users(public), &table(), codes::SIGNING_KEYS).is_empty());
+}

@@ -24,7 +24,10 @@ pub use captures::{Capture, Inbound};
 pub use concerns::{CertificatesOf, Concerns, EjectedBy, ProblemAt};
 pub use connections::NodeConnections;
 pub use events::Event;
-pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
+pub use explain::{
+    Answer, Ask, AtGateway, Authorization, Caller, Candidate, Effective, Ejections, Explanation, Fault, PoolSizes,
+    Retries, Target,
+};
 pub use history::{Audit, HeardHead, Missing, Proposal, Signed};
 pub use listeners::{OpenGateway, Plaintext};
 pub use mesh::{Key, KnownNode, Mesh};
@@ -200,12 +203,15 @@ pub struct Member {
     /// The share of probes over that link that got no answer while it lived, from 0 to 1.
     #[serde(default)]
     pub loss: Option<f64>,
-    /// Asked for with `reach`: whom it has links with, and the round trips in milliseconds; absent if it did not answer or was not asked.
+    /// Asked for with `reach`: whom it has links with, and the round trips in milliseconds; absent if it did not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reaches: Option<BTreeMap<NodeId, f64>>,
     /// Asked for with `reach`: true if it was not asked, because it is not alive or the mesh has more nodes than are asked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unasked: bool,
+    /// Asked for with `reach`: true if it cannot answer because it runs another version.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub other_version: bool,
     /// The set of changesets it says it holds, hexadecimal.
     pub policy: Option<String>,
     /// Connections of the answering node with it.
@@ -377,22 +383,25 @@ pub struct Limit {
     pub refused: u64,
 }
 
-/// One of `GET /v1/outliers`: an endpoint that a caller of the answering node does without.
+/// One of `GET /v1/outliers`: an endpoint that fails for a caller of the answering node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outlier {
     /// `NAMESPACE/NAME`.
     pub service: String,
     /// `NODE/NAMESPACE/NAME[/INSTANCE]`.
     pub endpoint: String,
-    /// `ejected`.
+    /// `ejected`: the caller does without it. `spared`: it is used all the same, because no further one may be out.
     pub state: String,
     /// The field of `outlierDetection` whose limit it met.
     pub reason: String,
+    /// Why it is not ejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spared_by: Option<String>,
     /// Nodes that report it, too.
     pub witnesses: Vec<String>,
-    /// It returns at the first sweep from then on, RFC 3339.
+    /// It returns at the first sweep from then on, or is no longer called spared unless it meets the limit again; RFC 3339.
     pub until: String,
-    /// Who does without it: `NAMESPACE/NAME[/INSTANCE]`.
+    /// Who calls it: `NAMESPACE/NAME[/INSTANCE]`.
     pub caller: String,
     /// Envoy's name of the cluster: `outbound|PORT|SUBSET|HOST`.
     pub cluster: String,
@@ -411,6 +420,12 @@ pub struct Route {
     pub rule: String,
     /// What happens: destinations with weights, a redirect, an answer.
     pub action: String,
+    /// Where the document's rules are looked at: `mesh`, which is callers in the mesh, and Gateways, `NAMESPACE/NAME`.
+    #[serde(default)]
+    pub gateways: Vec<String>,
+    /// The namespaces of callers for whom it counts; `*` is all.
+    #[serde(default)]
+    pub export_to: Vec<String>,
 }
 
 /// `POST /v1/ca/request`: a request for a node's enroller CA, and what its certificate must say.

@@ -111,7 +111,8 @@ fn merged(said: Vec<(NodeId, Concerns)>, unheard: Unheard) -> api::Concerns {
     certificates.sort_by_key(|(ends, _)| *ends);
     heard.sort();
     let certificates = certificates.into_iter().map(|(_, row)| row).collect();
-    api::Concerns { heard, silent: unheard.silent, unasked: unheard.unasked, problems, ejected, certificates }
+    let Unheard { silent, other_version, unasked } = unheard;
+    api::Concerns { heard, silent, other_version, unasked, problems, ejected, certificates }
 }
 
 #[cfg(test)]
@@ -133,9 +134,11 @@ mod tests {
             (node("a"), concerns(vec![concern(true, "disk"), concern(false, "slow")], 5)),
             (node("c"), Concerns { enroller_ca_ends: Some(3), ..concerns(Vec::new(), 7) }),
         ];
-        let merged = merged(said, Unheard { silent: vec![node("y"), node("z")], unasked: 7 });
+        let merged =
+            merged(said, Unheard { silent: vec![node("y"), node("z")], other_version: vec![node("x")], unasked: 7 });
         let rows: Vec<_> = merged.problems.iter().map(|row| (&*row.code, row.nodes.len())).collect();
         assert_eq!(rows, [("disk", 1), ("slow", 2), ("alone", 1)]);
+        assert_eq!(merged.other_version, [node("x")]);
         assert_eq!(merged.problems[1].nodes, [node("a"), node("b")]);
         let ends: Vec<_> = merged.certificates.iter().map(|row| row.node.as_str()).collect();
         assert_eq!(ends, ["c", "a", "b"]);

@@ -13,17 +13,13 @@ use policy::{
 };
 use serde_json::Value;
 
-use super::{Admin, answers::encoded, api, error::Error, past, rfc3339};
+use super::{Admin, answers::encoded, api, error::Error, look::Documents, past, rfc3339, withheld::withhold};
 
 impl Admin {
-    /// The documents in effect, or those of one kind.
-    pub(crate) fn documents(&self, kind: Option<Kind>) -> Vec<api::Document> {
+    /// The documents in effect, or some of them.
+    pub(crate) fn documents(&self, of: &Documents) -> Vec<api::Document> {
         let state = self.agent.state();
-        state
-            .effective()
-            .filter(|(id, _)| kind.is_none_or(|kind| id.kind == kind))
-            .map(|(id, value)| summary(id, value))
-            .collect()
+        state.effective().filter(|(id, _)| of.include(id)).map(|(id, value)| summary(id, value)).collect()
     }
 
     /// A document in effect.
@@ -35,16 +31,25 @@ impl Admin {
         };
         let live = state.documents.get(id).ok_or_else(missing)?;
         let value = live.effective.as_ref().ok_or_else(missing)?;
-        content(id, live, value)
+        content(id, live, value).map(|content| self.shown(content))
+    }
+
+    /// A document as whoever comes by this door may see it.
+    pub(super) fn shown(&self, content: api::Content) -> api::Content {
+        if !self.places.is_public {
+            return content;
+        }
+        api::Content { document: withhold(content.document), ..content }
     }
 
     /// `GET /v1/policy/export`: every document in effect that a user may push.
     pub(super) async fn export(&self) -> Result<Response, Error> {
-        let state = self.agent.state();
+        let (state, admin) = (self.agent.state(), self.clone());
         let written = move || {
             let documents = state.documents.iter();
             let documents = documents.filter(|(id, _)| !id.kind.is_mesh_wide() || id.kind == Kind::MeshConfig);
             let contents = documents.filter_map(|(id, live)| Some(content(id, live, live.effective.as_ref()?)));
+            let contents = contents.map(|content| content.map(|content| admin.shown(content)));
             encoded(&contents.collect::<Result<Vec<_>, _>>()?)
         };
         self.aside(written).await?
@@ -56,13 +61,19 @@ impl Admin {
         Path(prefix): Path<String>,
     ) -> Result<Json<api::ChangesetDetail>, Error> {
         let now = admin.agent.now();
-        let detail = admin.agent.history(|history| {
+        let detail = admin.agent.history(move |history| {
             let id = find(history, &prefix)?;
             let held = history.get(&id).ok_or_else(|| absent(&prefix))?;
             let entry = history.log().into_iter().find(|entry| entry.changeset == id).ok_or_else(|| absent(&prefix))?;
-            Ok(detail(held, past::entry(history, entry, now)))
+            Ok::<_, Error>(detail(held, past::entry(history, entry, now)))
         });
-        detail.await.map(Json)
+        let mut detail = detail.await?;
+        if admin.places.is_public {
+            for change in &mut detail.changes {
+                change.document = change.document.take().map(withhold);
+            }
+        }
+        Ok(Json(detail))
     }
 
     /// `GET /v1/policy/changesets/{id}/proof`: how the documents of a changeset stand, as operators signed it.
@@ -70,7 +81,7 @@ impl Admin {
         State(admin): State<Self>,
         Path(prefix): Path<String>,
     ) -> Result<Json<api::Proof>, Error> {
-        let proof = admin.agent.history(|history| {
+        let proof = admin.agent.history(move |history| {
             let id = find(history, &prefix)?;
             let held = history.get(&id).ok_or_else(|| absent(&prefix))?;
             let documents: Vec<_> = held.changeset.changes.iter().map(|change| &change.document).collect();
@@ -85,7 +96,7 @@ impl Admin {
         Path((kind, namespace, name)): Path<(Kind, String, String)>,
     ) -> Json<api::Proof> {
         let id = DocumentId::new(kind, &namespace, &name);
-        Json(admin.agent.history(|history| proof(history, &[&id])).await)
+        Json(admin.agent.history(move |history| proof(history, &[&id])).await)
     }
 
     /// `GET /v1/policy/changesets/{id}/spread`: asks every linked node for its receipt, without waiting for more.
@@ -93,7 +104,7 @@ impl Admin {
         State(admin): State<Self>,
         Path(prefix): Path<String>,
     ) -> Result<Json<api::Spread>, Error> {
-        let id = admin.agent.history(|history| find(history, &prefix)).await?;
+        let id = admin.agent.history(move |history| find(history, &prefix)).await?;
         let patience = std::time::Duration::from_millis(500);
         let pushed = admin.agent.receipts(id, crate::agent::Wait::All, patience).await?;
         let there = pushed.receipts.into_iter().map(|receipt| receipt.node).collect();

@@ -12,6 +12,8 @@ use crate::agent::{Unheard, timeline};
 
 /// Of an answer: nodes that live and did not tell, with commas between them.
 pub(crate) const SILENT: HeaderName = HeaderName::from_static("skein-silent");
+/// Of an answer: nodes that live and cannot tell because they run another version, with commas between them.
+pub(crate) const OTHER_VERSION: HeaderName = HeaderName::from_static("skein-other-version");
 /// Of an answer: how many nodes that live were not asked.
 pub(crate) const UNASKED: HeaderName = HeaderName::from_static("skein-unasked");
 
@@ -60,7 +62,7 @@ impl Admin {
     async fn ask_events(&self, since: Millis) -> Told {
         let alive = self.agent.view().members().values().filter(|member| member.state == MemberState::Alive).count();
         let (merged, unheard) = self.agent.timeline(since).await;
-        let heard = alive.saturating_sub(unheard.silent.len() + unheard.unasked).max(1);
+        let heard = alive.saturating_sub(unheard.silent.len() + unheard.other_version.len() + unheard.unasked).max(1);
         Told { events: rows(merged), heard, unheard, since }
     }
 
@@ -86,12 +88,14 @@ impl Admin {
 /// Headers beside a list of events: who did not tell, and how many were not asked.
 pub(super) fn headers(unheard: &Unheard) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let names = unheard.silent.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    // What names of nodes are made of may stand in a header.
-    if let Ok(names) = HeaderValue::from_str(&names)
-        && !names.is_empty()
-    {
-        headers.insert(SILENT, names);
+    for (header, nodes) in [(SILENT, &unheard.silent), (OTHER_VERSION, &unheard.other_version)] {
+        let names = nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        // What names of nodes are made of may stand in a header.
+        if let Ok(names) = HeaderValue::from_str(&names)
+            && !names.is_empty()
+        {
+            headers.insert(header, names);
+        }
     }
     if unheard.unasked > 0 {
         headers.insert(UNASKED, unheard.unasked.into());
@@ -118,12 +122,10 @@ mod tests {
 
     #[test]
     fn beside_events_stands_who_did_not_tell() {
-        let silent = ["n1", "n2"].map(|name| NodeId::new(name).unwrap()).into();
-        let told = headers(&Unheard { silent, unasked: 7 });
-        assert_eq!(
-            (&told[SILENT], &told[UNASKED]),
-            (&HeaderValue::from_static("n1,n2"), &HeaderValue::from_static("7"))
-        );
+        let [silent, other_version] =
+            [["n1", "n2"], ["n3", "n4"]].map(|names| names.map(|name| NodeId::new(name).unwrap()).into());
+        let told = headers(&Unheard { silent, other_version, unasked: 7 });
+        assert_eq!([SILENT, OTHER_VERSION, UNASKED].map(|name| &told[name]), ["n1,n2", "n3,n4", "7"]);
         assert!(headers(&Unheard::default()).is_empty());
     }
 }

@@ -2,6 +2,8 @@
 
 mod authorization;
 mod connection;
+mod effective;
+mod gateway;
 mod question;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
@@ -24,13 +26,14 @@ use crate::{
 
 impl Admin {
     /// `GET /v1/explain?url=URL[&method=METHOD][&from=NS/SA][&header=NAME:VALUE]...`, where a URL of `tcp` or `tls` asks about a
-    /// connection.
+    /// connection; with `&gateway=NS/NAME` about a request of a client outside the mesh that comes in there.
     pub(crate) fn explain(&self, query: &str) -> Result<api::Explanation, Error> {
         let question = Question::read(query)?;
         let snapshot = self.agent.snapshot();
-        let (source, known) = match &question.from {
-            Some(account) => source(&snapshot, account),
-            None => (self.own_source()?, true),
+        let (source, known) = match (&question.gateway, &question.from) {
+            (Some(gateway), _) => (gateway::source(&snapshot, &self.agent.config(), gateway)?, true),
+            (None, Some(account)) => source(&snapshot, account),
+            (None, None) => (self.own_source()?, true),
         };
         let mut explained = explanation(&snapshot, &self.agent.config(), &question, &source);
         explained.from.known = known;
@@ -86,6 +89,7 @@ fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source
         endpoints: Vec::new(),
         destinations: Vec::new(),
         answer: None,
+        gateway: None,
         path: None,
         from: api::Caller { account: source.account.to_string(), labels: source.labels.clone(), known: false },
         node: snapshot.node.clone(),
@@ -108,17 +112,22 @@ fn explain_request(judge: Judge<'_>, question: &Question, explained: &mut api::E
             return;
         }
     };
+    let is_tls = question.uri.scheme_str() == Some("https");
     let request = Request {
         method: &question.method,
         uri: normal.as_ref().unwrap_or(&question.uri),
         authority: &question.authority,
-        scheme: "http",
+        scheme: if is_tls { "https" } else { "http" },
         headers: &question.headers,
         source,
         fixed: None,
         token: None,
         own_port: None,
     };
+    if let Some(name) = &question.gateway {
+        let port = question.uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        return gateway::explain(judge, name, &request, port, explained);
+    }
     match route::route(&snapshot.compiled, &*snapshot.services, &request) {
         Ok(routed) => explain_route(&Asked { judge, request: &request, routed: &routed }, explained),
         Err(no_route) => {
@@ -219,14 +228,15 @@ impl Forwarding<'_> {
         for (index, one) in destinations.iter().enumerate() {
             let namespace = self.judge.source.namespace.as_str();
             let port = one.port(&*snapshot.services, snapshot.compiled.entries(), namespace, self.port);
+            let seen = one.seen_by(labels);
             let target = api::Target {
+                destination_rule: Some(effective::effective(seen, port)),
                 host: one.host.clone(),
                 port,
                 subset: Some(one.subset_name.clone()).filter(|name| !name.is_empty()),
                 percent: if destinations.len() == 1 { 100 } else { percent(index, one) },
                 cluster: one.cluster(port),
             };
-            let seen = one.seen_by(labels);
             let found = Candidates::of(snapshot, namespace, (one, &seen.subset), port, self.carries, seen.policy(port));
             let out = found.as_ref().err().map(NoCluster::to_string);
             let by_name = found.as_ref().ok().and_then(Candidates::entry).is_some_and(|made| made.service.is_by_name());

@@ -23,13 +23,13 @@ impl Admin {
     /// `GET /v1/policy/proposals`, oldest first.
     pub(crate) async fn proposals(State(admin): State<Self>) -> Json<Vec<api::Proposal>> {
         let now = admin.agent.now();
-        Json(admin.agent.history(|history| history.proposals(now)).await.into_iter().map(proposal).collect())
+        Json(admin.agent.history(move |history| history.proposals(now)).await.into_iter().map(proposal).collect())
     }
 
     /// The proposal that a changeset is, or that an approval was given to; none if it counts.
     pub(super) async fn proposed(&self, id: &ChangesetId) -> Option<api::Proposal> {
-        let now = self.agent.now();
-        let waiting = |history: &history::History| history.proposal(&history.approves(id).unwrap_or(*id), now);
+        let (id, now) = (*id, self.agent.now());
+        let waiting = move |history: &history::History| history.proposal(&history.approves(&id).unwrap_or(id), now);
         self.agent.history(waiting).await.map(proposal)
     }
 

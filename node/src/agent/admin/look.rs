@@ -12,8 +12,8 @@ use certs::{
     trust::root_id,
     verify::{anchor, describe},
 };
-use policy::{Kind, route::Addressed};
-use serde::Serialize;
+use policy::{DocumentId, Kind, route::Addressed};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Admin, api, error::Error, past::LogFilter, rfc3339};
@@ -44,6 +44,8 @@ pub(super) enum Look {
     Limits,
     /// Endpoints that are left out because they fail.
     Outliers,
+    /// What needs attention at any node that answers.
+    Concerns,
     /// Where requests go.
     Routes,
     /// What runs beside this node.
@@ -52,10 +54,27 @@ pub(super) enum Look {
     Identities,
     /// What operators need.
     Mesh,
-    /// The documents in effect, or those of one kind.
-    Documents(Option<Kind>),
+    /// The documents in effect, or some of them.
+    Documents(Documents),
     /// What was pushed, newest first.
     Log(LogFilter),
+}
+
+/// Which documents; all where it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+pub(crate) struct Documents {
+    /// Of this kind only.
+    kind: Option<Kind>,
+    /// Of this namespace only.
+    namespace: Option<String>,
+}
+
+impl Documents {
+    /// Whether it is one of these.
+    pub(super) fn include(&self, id: &DocumentId) -> bool {
+        let is_of = |namespace: &String| *namespace == id.namespace;
+        self.kind.is_none_or(|kind| id.kind == kind) && self.namespace.as_ref().is_none_or(is_of)
+    }
 }
 
 impl Look {
@@ -69,6 +88,7 @@ impl Look {
             Self::Endpoints(_) => "endpoints",
             Self::Limits => "limits",
             Self::Outliers => "outliers",
+            Self::Concerns => "concerns",
             Self::Routes => "routes",
             Self::Identities => "identities",
             Self::Mesh => "mesh",
@@ -79,10 +99,10 @@ impl Look {
 }
 
 impl Look {
-    /// Whether the answer counts what happens all the time.
+    /// Whether it must be asked again and again: the answer counts what happens all the time, or is of other nodes.
     pub(super) fn is_counted(&self) -> bool {
         match self {
-            Self::Limits => true,
+            Self::Limits | Self::Concerns => true,
             Self::Status
             | Self::Members { .. }
             | Self::Member(_)
@@ -114,11 +134,12 @@ impl Admin {
             Look::Endpoints(of) => value(&self.endpoints(of.as_ref())),
             Look::Limits => value(&self.limits()),
             Look::Outliers => value(&self.outliers()),
+            Look::Concerns => value(&*self.concerns().await),
             Look::Routes => value(&super::routes::rows(&self.agent.state())),
             Look::LocalServices => value(&self.local_services()),
             Look::Identities => value(&self.identities()),
             Look::Mesh => value(&self.mesh()),
-            Look::Documents(kind) => value(&self.documents(*kind)),
+            Look::Documents(of) => value(&self.documents(of)),
             Look::Log(filter) => value(&self.log(filter).await?),
         }
     }

@@ -45,7 +45,9 @@ impl Admin {
         for member in &mut members {
             let paths = rows.get(&member.name).map(|row| row.paths.iter());
             member.reaches = paths.map(|paths| paths.map(|(node, micros)| (node.clone(), millis(*micros))).collect());
-            member.unasked = member.reaches.is_none() && !unheard.silent.contains(&member.name);
+            member.other_version = unheard.other_version.contains(&member.name);
+            let was_asked = member.other_version || unheard.silent.contains(&member.name);
+            member.unasked = member.reaches.is_none() && !was_asked;
         }
         members
     }
@@ -112,6 +114,7 @@ impl Admin {
             loss: member.loss.map(|loss| (loss * 1e3).round() / 1e3),
             reaches: None,
             unasked: false,
+            other_version: false,
             policy: member.policy.as_ref().map(|policy| policy.applied.to_string()),
             connections,
         }

@@ -41,6 +41,7 @@ mod tap;
 mod targets;
 mod traffic;
 mod watch;
+mod withheld;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -51,7 +52,7 @@ use certs::{
 };
 use tokio::sync::Semaphore;
 
-pub(crate) use events::{SILENT, Told, UNASKED};
+pub(crate) use events::{OTHER_VERSION, SILENT, Told, UNASKED};
 pub(crate) use past::{LogFilter, When};
 pub use serve::SOCKET_MODE;
 
@@ -99,6 +100,8 @@ struct Places {
     heavy: Arc<Semaphore>,
     /// KiB of long answers.
     answers: Arc<Semaphore>,
+    /// Every local user may come: documents are shown without what signs.
+    is_public: bool,
 }
 
 /// The places of each kind.
@@ -110,9 +113,9 @@ struct Doors {
 }
 
 impl Places {
-    fn new() -> Self {
+    fn new(is_public: bool) -> Self {
         let [watches, heavy, answers] = [WATCHES, HEAVY, answers::ROOM].map(|places| Arc::new(Semaphore::new(places)));
-        Self { watches, heavy, answers }
+        Self { watches, heavy, answers, is_public }
     }
 }
 
@@ -151,7 +154,7 @@ impl Admin {
         by_lane("skein_gossip_dropped_total", help, Agent::gossip_dropped);
         let scrapes = Arc::new(Semaphore::new(metrics::AT_ONCE));
         let tappers = Crowd::new(TAPS.0, TAPS.1);
-        let [socket, loopback, operators] = std::array::from_fn(|_| Places::new());
+        let [socket, loopback, operators] = [false, true, false].map(Places::new);
         let places = socket.clone();
         let doors = Arc::new(Doors { socket, loopback, operators });
         let (traffic, targets, timeline, matrix, concerns) = Default::default();

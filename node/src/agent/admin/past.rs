@@ -51,9 +51,10 @@ impl Admin {
             (None, Some(changeset)) => (changeset, true),
             (Some(_), Some(_)) => return Err(Error::new("bad_request", "at and before exclude each other")),
         };
-        let version = admin.agent.history(|history| {
+        let asked = id.clone();
+        let version = admin.agent.history(move |history| {
             let moment = moment(history, &word, before)?;
-            Ok::<_, Error>(history.past(&id, moment))
+            Ok::<_, Error>(history.past(&asked, moment))
         });
         let found = version.await?.and_then(|version| Some((version.content.clone()?, version)));
         let content = |(content, version): (std::sync::Arc<str>, Version)| {
@@ -61,12 +62,12 @@ impl Admin {
                 let message = format!("the body that {} gave to {id} is no longer kept", version.changeset);
                 return Err(Error::new("not_found", message).hint(WHEN_BODIES_GO));
             }
-            Ok(api::Content {
+            Ok(admin.shown(api::Content {
                 summary: summary(&id, &version),
                 document: documents::json(&content)?,
                 problem: None,
                 conflicts: Vec::new(),
-            })
+            }))
         };
         found.map(content).transpose().map(Json)
     }
@@ -105,7 +106,7 @@ impl Admin {
     /// `GET /v1/policy/conflicts`: what an operator should settle.
     pub(crate) async fn conflicts(State(admin): State<Self>) -> Json<Vec<api::Conflict>> {
         let state = admin.agent.state();
-        let rows = |history: &History| {
+        let rows = move |history: &History| {
             let row = |conflict: &Conflict| match conflict {
                 Conflict::Values(id, claims) => {
                     let changesets: Vec<_> = claims.iter().map(|claim| claim.changeset).collect();

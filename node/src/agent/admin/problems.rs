@@ -27,8 +27,8 @@ const fn degraded(code: &'static str, about: &'static str, todo: &'static str) -
 pub const KNOWN: &[Known] = &[
     degraded(
         "address_not_here",
-        "others are told an address of loopback, or one that this machine does not have",
-        "write one by which others reach it into `[mesh] advertise`, and restart the node",
+        "others are told an address of loopback, one that this machine does not have, or one of IPv6 while the mesh port takes IPv4 only",
+        "write one by which others reach it into `[mesh] advertise`, or `[::]:15008` into `listen`, and restart the node",
     ),
     degraded(
         "address_refused",
@@ -63,7 +63,7 @@ pub const KNOWN: &[Known] = &[
     critical(
         "clock_behind",
         "this machine's clock is more than five minutes behind what certificates of other nodes prove",
-        "set the clock, and keep it right by NTP",
+        "set the clock, and keep it right by NTP; if it is right and was ahead before, see troubleshooting",
     ),
     degraded(
         "clock_drift",
@@ -91,6 +91,11 @@ pub const KNOWN: &[Known] = &[
         "name one in `[dns] upstreams`",
     ),
     degraded("draining", "the node is drained: its services get no new requests", "`skein drain --undo`"),
+    degraded(
+        "endpoint_spared",
+        "an endpoint fails and is used all the same: `maxEjectionPercent` lets none, or no further one, of its cluster go out",
+        "write a `maxEjectionPercent` by which one can go out, e.g. 100: without one it is 10, and ejects nobody of fewer than ten endpoints",
+    ),
     degraded(
         "enroller_early",
         "the enroller's CA is under a root that is not in use yet: a change of the root broke off",
@@ -177,6 +182,11 @@ pub const KNOWN: &[Known] = &[
         "start one (`skein members --all` marks them); if all are lost, `skein ca promote NODE` with root.key",
     ),
     degraded(
+        "node_not_reached",
+        "a node is alive, and at the address that it tells nobody answers requests of this one: a NAT, a firewall, or a wrong `advertise`",
+        "let UDP and TCP to its mesh port through; or write an address by which it is reached into its `[mesh] advertise`, and restart it",
+    ),
+    degraded(
         "not_granted",
         "a service of `skein.toml` is not granted to this node: it waits",
         "`skein grant NODE NS/NAME=SA`, as the hint writes it",
@@ -185,6 +195,11 @@ pub const KNOWN: &[Known] = &[
         "not_reloaded",
         "the configuration was changed and is not in use: it is not valid, or needs a restart",
         "correct the place that is named, then SIGHUP, or restart",
+    ),
+    critical(
+        "policy_refused",
+        "this build cannot read changesets that operators signed: a later one wrote them, and they do not hold here",
+        "run the version that wrote them, or a later one; nodes of an older one must not stay behind for long",
     ),
     degraded(
         "policy_stale",
@@ -243,9 +258,19 @@ pub const KNOWN: &[Known] = &[
         "run the version for which it was written",
     ),
     critical(
+        "unreadable_authority",
+        "this build cannot read a RoleSet, a NodeGrant or a Revocation: of a Revocation what can be read holds, else what stood before it, without the keys that a RoleSet removes",
+        "run the version for which it was written",
+    ),
+    critical(
         "unreadable_authorization",
         "this build cannot read a policy of who may call, and nothing older stands in its place: what it may select is closed",
         "run the version for which it was written, or push one that this version reads",
+    ),
+    critical(
+        "worker_stuck",
+        "a thread that carries requests does not turn: what it has hangs, the node is not ready, and its endpoints are unhealthy",
+        "restart the node (systemd does so by itself after 30 s), and report it with the stacks of its threads",
     ),
 ];
 

@@ -79,7 +79,7 @@ impl Admin {
         let plan = tokio::task::spawn_blocking(move || planning.planned(&intents, signer));
         let (mut plan, setters) =
             plan.await.map_err(|error| Error::new("failed", format!("the plan broke off: {error}")))??;
-        plan.standing = admin.standing(&setters).await;
+        plan.standing = admin.standing(setters).await;
         Ok(Json(plan))
     }
 
@@ -121,12 +121,12 @@ impl Admin {
     }
 
     /// These changesets as they were signed, but for those whose time may end; none if they are so many that one more is cheaper.
-    async fn standing(&self, setters: &BTreeSet<ChangesetId>) -> Vec<String> {
+    async fn standing(&self, setters: BTreeSet<ChangesetId>) -> Vec<String> {
         if setters.len() > MAX_STANDING {
             return Vec::new();
         }
         let now = self.agent.now();
-        let signed = |history: &History| -> Vec<Arc<[u8]>> {
+        let signed = move |history: &History| -> Vec<Arc<[u8]>> {
             let lasting = |id: &&ChangesetId| matches!(history.trial(id, now), None | Some(Trial::Confirmed));
             let entries = setters.iter().filter(lasting).filter_map(|id| history.get(id));
             entries.filter(|entry| entry.whole).map(|entry| entry.bytes.clone()).collect()
@@ -144,7 +144,7 @@ impl Admin {
         Path(prefix): Path<String>,
         Query(waiting): Query<Waiting>,
     ) -> Result<Json<api::Pushed>, Error> {
-        let id = admin.agent.history(|history| find(history, &prefix)).await?;
+        let id = admin.agent.history(move |history| find(history, &prefix)).await?;
         let (wait, patience) = waiting.read()?;
         Ok(Json(answer(admin.agent.receipts(id, wait, patience).await?)))
     }
@@ -254,10 +254,13 @@ pub(super) fn problem(problem: &Problem) -> Result<Value, Error> {
 }
 
 fn answer(pushed: Pushed) -> api::Pushed {
-    let applied = pushed.receipts.iter().filter(|receipt| receipt.standing >= Standing::Applied);
+    let who = |is: fn(Standing) -> bool| {
+        pushed.receipts.iter().filter(|receipt| is(receipt.standing)).map(|receipt| receipt.node.clone()).collect()
+    };
     api::Pushed {
         changeset: pushed.changeset.map(|id| id.to_string()).unwrap_or_default(),
-        applied: applied.map(|receipt| receipt.node.clone()).collect(),
+        applied: who(|standing| standing >= Standing::Applied),
+        unreadable: who(|standing| standing == Standing::Unreadable),
         durable: pushed.receipts.iter().map(|receipt| receipt.node.clone()).collect(),
         pending: pushed.pending,
         unreachable: pushed.unreachable,

@@ -19,7 +19,7 @@ use super::{
     Admin, Door, answers, api,
     error::{Body, Error},
     events, guard,
-    look::Look,
+    look::{Documents, Look},
     metrics,
     past::LogFilter,
     serve::EACH,
@@ -50,11 +50,6 @@ struct Members {
     all: bool,
     #[serde(default)]
     reach: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct OfKind {
-    kind: Option<policy::Kind>,
 }
 
 impl Members {
@@ -139,7 +134,7 @@ fn looking() -> Router<Admin> {
         .route("/v1/limits", get(|admin, watch| answer(admin, watch, Look::Limits)))
         .route("/v1/outliers", get(|admin, watch| answer(admin, watch, Look::Outliers)))
         .route("/v1/traffic", get(|State(admin): State<Admin>| async move { Json((*admin.traffic().await).clone()) }))
-        .route("/v1/concerns", get(|State(admin): State<Admin>| async move { Json((*admin.concerns().await).clone()) }))
+        .route("/v1/concerns", get(|admin, watch| answer(admin, watch, Look::Concerns)))
         .route("/v1/routes", get(|admin, watch| answer(admin, watch, Look::Routes)))
         .route("/v1/explain", get(explain))
         .route("/v1/events", get(events))
@@ -147,7 +142,7 @@ fn looking() -> Router<Admin> {
         .route("/v1/identities", get(|admin, watch| answer(admin, watch, Look::Identities)))
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
         .route("/v1/ca/settled", get(Admin::settled))
-        .route("/v1/policy", get(|admin, watch, Query(OfKind { kind })| answer(admin, watch, Look::Documents(kind))))
+        .route("/v1/policy", get(|admin, watch, Query(of): Query<Documents>| answer(admin, watch, Look::Documents(of))))
         .route("/v1/policy/log", get(log))
         .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().await }))
         .route("/v1/policy/conflicts", get(Admin::conflicts))
@@ -155,8 +150,6 @@ fn looking() -> Router<Admin> {
         .route("/v1/policy/audit", get(Admin::audit))
         .route("/v1/policy/audit/heads", get(|State(admin): State<Admin>| async move { Json(admin.audit_heads()) }))
         .route("/v1/policy/changesets/{id}", get(Admin::changeset))
-        .route("/v1/policy/changesets/{id}/proof", get(Admin::changeset_proof))
-        .route("/v1/policy/proof/{kind}/{namespace}/{name}", get(Admin::document_proof))
         .route("/v1/policy/changesets/{id}/spread", get(Admin::spread))
         .route("/v1/policy/{kind}/{namespace}/{name}", get(Admin::document_at))
 }
@@ -176,7 +169,10 @@ fn pushing() -> Router<Admin> {
         .route("/v1/policy/preview", post(Admin::preview));
     promptly(taking)
         .route("/v1/policy/changesets/{id}/receipts", get(Admin::receipts))
+        // Whole documents as they were signed: of these nothing can be withheld.
         .route("/v1/policy/history", get(Admin::signed))
+        .route("/v1/policy/changesets/{id}/proof", get(Admin::changeset_proof))
+        .route("/v1/policy/proof/{kind}/{namespace}/{name}", get(Admin::document_proof))
 }
 
 /// What one needs to sign a RoleSet that brings its key in: the changeset, proven, and a place to put the signature.
@@ -269,9 +265,12 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if admin.agent.ready() {
         return "ready\n".into_response();
     }
-    let why = match admin.agent.draining() {
-        true => "not ready: drained\n",
-        false => "not ready: identity, policy or listeners are missing\n",
+    let why = if admin.agent.draining() {
+        "not ready: drained\n"
+    } else if admin.agent.stuck_workers().is_some() {
+        "not ready: a data worker is stuck\n"
+    } else {
+        "not ready: identity, policy or listeners are missing\n"
     };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }

@@ -4,8 +4,8 @@ use policy::{
     DocumentId, Spec,
     history::State,
     kinds::{
-        DestinationHost, HttpAction, HttpMatch, HttpRoute, L4Match, RouteDestination, StringMatch, TcpRoute, TlsMatch,
-        TlsRoute,
+        DestinationHost, ExportTo, HttpAction, HttpMatch, HttpRoute, L4Match, RouteDestination, StringMatch, TcpRoute,
+        TlsMatch, TlsRoute,
     },
 };
 
@@ -17,6 +17,7 @@ pub(super) fn rows(state: &State) -> Vec<Route> {
     for (id, value) in state.effective() {
         let Ok(document) = &value.document else { continue };
         if let Spec::VirtualService(service) = &document.spec {
+            let first = rows.len();
             for host in &service.hosts {
                 rows.extend(service.http.iter().enumerate().map(|(index, route)| row(host, id, index, route)));
                 let of_tls = |(index, rule): (usize, &TlsRoute)| {
@@ -30,6 +31,10 @@ pub(super) fn rows(state: &State) -> Vec<Route> {
                     connections(host, id, format!("tcp[{index}]{when}"), &rule.route)
                 };
                 rows.extend(service.tcp.iter().enumerate().map(of_tcp));
+            }
+            for row in &mut rows[first..] {
+                row.gateways = service.gateways.iter().map(ToString::to_string).collect();
+                row.export_to = exported(&service.export_to);
             }
         }
     }
@@ -46,12 +51,23 @@ fn row(host: &str, id: &DocumentId, index: usize, route: &HttpRoute) -> Route {
         document: Some(id.to_string()),
         rule: format!("{name}{when}"),
         action: action(route),
+        gateways: Vec::new(),
+        export_to: Vec::new(),
+    }
+}
+
+/// For whom a document counts.
+fn exported(to: &ExportTo) -> Vec<String> {
+    match to {
+        ExportTo::All => vec!["*".to_owned()],
+        ExportTo::Namespaces(namespaces) => namespaces.iter().cloned().collect(),
     }
 }
 
 fn connections(host: &str, id: &DocumentId, rule: String, to: &[RouteDestination]) -> Route {
     let action = destinations(to.iter().map(|one| (&one.destination, one.weight)));
-    Route { host: host.to_owned(), document: Some(id.to_string()), rule, action }
+    let (gateways, export_to) = Default::default();
+    Route { host: host.to_owned(), document: Some(id.to_string()), rule, action, gateways, export_to }
 }
 
 fn action(route: &HttpRoute) -> String {

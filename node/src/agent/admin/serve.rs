@@ -18,7 +18,7 @@ use tokio::{
 use super::{Admin, Door, greeting, guard, patience::Patient};
 use crate::{
     config::Cidr,
-    mesh::{admin::Conversed, crowd::Crowd, peer::PeerNetwork},
+    mesh::{Conversed, crowd::Crowd, peer::PeerNetwork},
 };
 
 /// Mode of the local socket: its user and the group `skein`.
@@ -116,7 +116,7 @@ impl Admin {
                             let _ = tokio::time::timeout(GREETING_LIMIT, told).await;
                         }
                     },
-                    Ok(Ok(None)) => tracing::warn!(%remote, "someone without a role asked to administer this node"),
+                    Ok(Ok(None)) => tracing::warn!(%remote, "someone without a role, or of another version, asked to administer this node"),
                     Ok(Err(error)) => tracing::debug!(%remote, "an operator's connection broke: {error}"),
                     Err(_) => tracing::debug!(%remote, "an operator did not prove its key in time"),
                 }
@@ -132,7 +132,7 @@ impl Admin {
             Door::Operator(key)
         } else {
             let now = self.agent.now();
-            if !self.agent.history(|history| history.awaits(&key, now)).await {
+            if !self.agent.history(move |history| history.awaits(&key, now)).await {
                 return Ok(None);
             }
             Door::Candidate(key)

@@ -41,6 +41,7 @@ impl Admin {
         problems.extend(long_chain(state.role_set_bytes));
         problems.extend(state.conflicts.iter().map(|one| conflict(state, one)));
         problems.extend(self.unhealthy());
+        problems.extend(self.spared());
         problems.extend(self.without_keys(&snapshot));
         problems.extend(self.agent.draining().then(drained));
         problems.extend(self.tasks.panics().into_iter().map(panicked));
@@ -270,6 +271,16 @@ fn conflict(state: &State, conflict: &Conflict) -> Problem {
             ),
             "run the version of skein for which it was written, or push one that this version reads",
         ),
+        Conflict::Unreadable(document, changeset)
+            if matches!(document.kind, Kind::RoleSet | Kind::NodeGrant | Kind::Revocation) =>
+        {
+            let stands = match document.kind == Kind::Revocation {
+                true => "what it can read of it holds, beside what stood before",
+                false => "what stood before holds, without the keys that a RoleSet removes",
+            };
+            let message = format!("this build cannot read {document} of changeset {changeset}: {stands}");
+            problem("unreadable_authority", message, "run the version of skein for which it was written")
+        }
         Conflict::Unreadable(document, changeset) => problem(
             "unreadable",
             format!("this build cannot apply {document} of changeset {changeset}"),
@@ -301,7 +312,7 @@ fn gateways(doors: &Doors) -> Vec<api::OpenGateway> {
     doors.open.iter().map(one).collect()
 }
 
-fn problem(code: &str, message: String, hint: &str) -> Problem {
+pub(super) fn problem(code: &str, message: String, hint: &str) -> Problem {
     let severity = problems::severity(code);
     Problem { code: code.to_owned(), message, hint: hint.to_owned(), severity }
 }
@@ -374,6 +385,9 @@ mod tests {
         let yields = ("unreadable".to_owned(), Health::Degraded);
         assert_eq!(told(Kind::AuthorizationPolicy, Vec::new()), yields, "an older value stands in its place");
         assert_eq!(told(Kind::VirtualService, vec![value.clone()]), yields);
+        for kind in [Kind::RoleSet, Kind::NodeGrant, Kind::Revocation] {
+            assert_eq!(told(kind, Vec::new()), ("unreadable_authority".to_owned(), Health::Critical));
+        }
     }
 
     #[test]

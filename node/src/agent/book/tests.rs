@@ -89,6 +89,38 @@ async fn spoilt_signatures_do_not_keep_the_changeset_out() {
     assert_eq!(book.lacking(&[id], &other, later).await, []);
 }
 
+/// What the key signs in a form of no build so far.
+fn later(mesh: &Mesh, key: &SigningKey) -> Vec<u8> {
+    let mut packed = changeset::decode(&mesh.grant("web-1", key, vec![])).unwrap();
+    packed.signed = certs::sign::Signed::new(changeset::KIND, [&packed.signed.payload[..], &[0]].concat());
+    packed.signed.add(key);
+    changeset::encode(&packed)
+}
+
+#[tokio::test]
+async fn what_a_later_build_left_in_the_store_or_sends_is_a_problem() {
+    let mesh = Mesh::new();
+    let book = mesh.book("a");
+    assert_eq!(book.trouble(), None);
+    // Nothing that strangers make up.
+    book.learn(vec![later(&mesh, &SigningKey::generate())], "mallory", NOW).await.unwrap();
+    assert_eq!(book.trouble(), None);
+    let unread = later(&mesh, &mesh.operator);
+    for _ in 0..2 {
+        book.learn(vec![unread.clone()], "web", NOW).await.unwrap();
+        let trouble = book.trouble().unwrap();
+        assert!(trouble.code == "policy_refused" && trouble.to_string().starts_with("1 "), "{trouble}");
+    }
+    // After a downgrade.
+    let store = Store::open(&mesh.folder.path().join("b")).unwrap();
+    let id = ChangesetId(changeset::decode(&unread).unwrap().id());
+    let above = mesh.grant("web-1", &mesh.operator, vec![id]);
+    store.append(&[&mesh.genesis, &unread, &above], &[]).unwrap();
+    drop(store);
+    let trouble = mesh.book("b").trouble().unwrap();
+    assert!(trouble.code == "policy_refused" && trouble.to_string().starts_with("2 "), "{trouble}");
+}
+
 #[tokio::test]
 async fn a_peers_rubbish_does_not_fill_the_audit_chain() {
     let mesh = Mesh::new();

@@ -305,7 +305,14 @@ async fn an_enroller_that_another_one_certified_is_believed() {
     dir.write(CA_CERTIFICATES, bundle_to_pem(&certified).as_bytes()).unwrap();
     dir.write(ENROLLER_KEY, enroller_key.to_pem().as_bytes()).unwrap();
     dir.write(ENROLLER_CERTIFICATE, bundle_to_pem(&[enroller]).as_bytes()).unwrap();
-    let owner = Owner { node, trust_domain: mesh.trust_domain.clone(), address: None, enroller: None, found: None };
+    let owner = Owner {
+        node,
+        trust_domain: mesh.trust_domain.clone(),
+        address: None,
+        enroller: None,
+        found: None,
+        later: serde_json::Map::default(),
+    };
     let identity = Arc::new(Identity::load(&dir, &owner).unwrap());
     let Mesh { enrolment: first, trust_domain, .. } = &mesh;
     let second =
@@ -416,6 +423,32 @@ async fn nonsense_ends_the_connection() {
         joiner.read_to_end(&mut Vec::new()).await.unwrap()
     };
     assert_eq!(tokio::join!(served, asked).1, 0);
+}
+
+#[tokio::test]
+async fn who_speaks_another_version_is_told_both() {
+    use certs::codec::Envelope;
+    use tokio::io::AsyncWriteExt;
+    let mesh = Mesh::new().await;
+    let said = |version, kind, body| codec::encode(&Envelope { version, kind, body });
+    let hello = |version| codec::encode(&Hello { version });
+    for (first, code, text) in [
+        (said(2, 1, vec![9; 20]), "not_supported", "version 2 of the enrolment instead of 1"),
+        (said(1, 1, hello(2)), "not_supported", "version 2 of the enrolment instead of 1"),
+        (said(1, 77, Vec::new()), "not_supported", "of kind 77"),
+        (said(1, 1, vec![9; 20]), "bad_request", "no message of an enrolment"),
+    ] {
+        let (mut joiner, enroller) = tokio::io::duplex(1 << 20);
+        let served = mesh.enrolment.serve(enroller, EXPORTER, ([127, 0, 0, 1], 1).into());
+        let asked = async {
+            joiner.write_all(&[&u32::try_from(first.len()).unwrap().to_be_bytes(), &*first].concat()).await.unwrap();
+            receive(&mut joiner, MAX_MESSAGE).await.unwrap()
+        };
+        let Message::Refusal(refusal) = tokio::join!(served, asked).1 else { panic!("{text}") };
+        assert_eq!(refusal.code, code, "{refusal}");
+        assert!(refusal.message.contains(text), "{refusal}");
+        assert!(refusal.message.contains(env!("CARGO_PKG_VERSION")), "{refusal}");
+    }
 }
 
 #[test]

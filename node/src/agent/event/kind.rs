@@ -34,6 +34,7 @@ kinds! {
     MemberDraining "member_draining",
     MemberDrained "member_drained",
     Health "health",
+    WorkerStuck "worker_stuck",
     EndpointEjected "endpoint_ejected",
     EndpointReturned "endpoint_returned",
     PolicyApplied "policy_applied",

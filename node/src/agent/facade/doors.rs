@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use membership::view::MemberState;
+
 use super::Agent;
 use crate::{
     agent::{
@@ -15,11 +17,14 @@ use crate::{
         whereabouts,
     },
     clock,
+    mesh::NotReached,
     secrets::Secrets,
     snapshot::{Captures, Doors, PlaintextPort, Trouble},
     tasks::Tasks,
 };
 
+/// Nodes that are named as not reached.
+const NOT_REACHED: usize = 8;
 /// How often it is looked whether a capture's guard is still there.
 const GUARD_LOOK: Duration = Duration::from_secs(1);
 
@@ -91,13 +96,48 @@ impl Agent {
         of_doors.chain(&outside).chain(&*tls).chain(&captured).map(told).collect()
     }
 
-    /// The mesh address that others are told, where nobody configured it and it leads them nowhere.
+    /// Data workers that do not turn.
+    pub(in crate::agent) fn stuck_workers(&self) -> Option<Error> {
+        let stuck = self.inner.sync.tasks.stuck();
+        let names = stuck.borrow().join(", ");
+        (!names.is_empty()).then(|| {
+            let message = format!("{names} does not turn: what it carries hangs, and others send nothing here");
+            let hint = "restart the node; it is a defect, or the machine holds the thread up: report it with the stacks of its threads";
+            fail("worker_stuck", message, hint)
+        })
+    }
+
+    /// The mesh address that others are told, where it leads them nowhere. One that is configured may be another device's.
     pub(super) fn address_trouble(&self) -> Option<Error> {
-        let view = self.view();
-        let told = view.member(self.node())?.addresses.first().filter(|_| self.config().mesh.advertise.is_none())?;
+        let (view, config) = (self.view(), self.config());
+        if let Some(told) = config.mesh.advertise {
+            return whereabouts::deaf(told, config.mesh.listen, &self.inner.sync.world.own_ports().machine);
+        }
+        let told = view.member(self.node())?.addresses.first()?;
         let others = view.members().values().filter(|member| member.id != *self.node() && member.usable());
         let others = others.filter_map(|member| member.addresses.first().copied());
         whereabouts::trouble(*told, &self.inner.sync.world.own_ports().machine, others)
+    }
+}
+
+impl Agent {
+    /// Nodes that live, and at whose addresses requests from here meet nobody.
+    pub(super) fn not_reached(&self) -> Vec<Error> {
+        let view = self.view();
+        let is_told = |one: &NotReached| {
+            let member = view.member(&one.node);
+            member.is_some_and(|member| member.state == MemberState::Alive && member.addresses.contains(&one.address))
+        };
+        let trouble = |NotReached { node, address, reason }: NotReached| {
+            let link = self.inner.sync.links.to(&node);
+            let dials = if link.is_some_and(|link| !link.dialled()) { "dials this node" } else { "is alive" };
+            let message =
+                format!("{node} {dials}, and at {address}, which it tells, requests from here meet nobody: {reason}");
+            let hint = "let UDP and TCP to that address through; or write one by which it is reached into its [mesh] advertise, and restart it";
+            fail("node_not_reached", message, hint)
+        };
+        let lasting = self.inner.sync.mesh.not_reached();
+        lasting.into_iter().filter(is_told).take(NOT_REACHED).map(trouble).collect()
     }
 }
 

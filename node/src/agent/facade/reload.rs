@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Agent, restart};
 use crate::{
     agent::{
-        error::{Error, fail},
+        error::{Error, fail, internal},
         event, groups,
     },
     config::{self, Config},
@@ -19,7 +19,8 @@ impl Agent {
     pub async fn reload(&self) -> Result<(), Error> {
         let _one = self.inner.reloading.lock().await;
         let before = self.config();
-        let given = config::read(&before.file)?;
+        let file = before.file.clone();
+        let given = self.inner.sync.tasks.blocking(move || config::read(&file)).await.map_err(internal)??;
         if let Some(key) = restart::needed(&before, &given) {
             let message = format!("{key} changed: that needs a restart; nothing of the new configuration is in use");
             return Err(fail("bad_config", message, "restart the node, or take the change back"));

@@ -17,7 +17,6 @@ use policy::{
 };
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
-    net::TcpStream,
     sync::{mpsc, oneshot},
     time::timeout,
 };
@@ -30,6 +29,7 @@ use crate::{
     },
     clock,
     config::SpeakerName,
+    connect,
     http1::client::{Connection, Io},
     snapshot::Snapshot,
     tasks::Tasks,
@@ -114,7 +114,7 @@ impl Fetcher {
             return self.ask_mesh(asking.until, speakers, &service, (port, &uri)).await;
         }
         let addresses = asking.addresses(host, port).await?;
-        let stream = connect(&addresses, asking.until).await?;
+        let stream = connect::first(&addresses, asking.until).await?;
         if !is_tls {
             return self.ask(stream, &uri).await;
         }
@@ -133,7 +133,7 @@ impl Fetcher {
     ) -> Result<String, String> {
         let mut refused = Vec::new();
         for (speaker, further) in speakers.iter().zip((1..=speakers.len()).rev()) {
-            match self.ask_as(speaker, part(until, further), service, at).await {
+            match self.ask_as(speaker, connect::part(until, further), service, at).await {
                 Ok(text) => return Ok(text),
                 Err(why) => refused.push(format!("{why} (in the name of {speaker})")),
             }
@@ -235,25 +235,6 @@ fn may_lead(from: &str, to: &str) -> bool {
     !is_https(from) || is_https(to)
 }
 
-/// What is left of the time for one of so many that are still to be asked.
-fn part(until: Instant, further: usize) -> Duration {
-    until.saturating_duration_since(clock::monotonic()) / u32::try_from(further).unwrap_or(u32::MAX)
-}
-
-/// A connection to the first of these addresses that takes one. Each has its part of the time that is left: one which does not answer
-/// leaves some to the next.
-async fn connect(addresses: &[SocketAddr], until: Instant) -> Result<TcpStream, String> {
-    let mut why = String::new();
-    for (address, further) in addresses.iter().zip((1..=addresses.len()).rev()) {
-        why = match timeout(part(until, further), TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => format!("{address}: {error}"),
-            Err(_) => format!("{address} does not answer"),
-        };
-    }
-    Err(why)
-}
-
 /// Reads the machine's list of authorities each time: fetches are rare, and the list may have changed.
 async fn connector() -> Result<TlsConnector, String> {
     let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
@@ -306,7 +287,7 @@ mod tests {
         Source { namespace: "shop".to_owned(), site }
     }
 
-    const KEYS: &str = r#"{"keys": [{"kty": "oct", "k": "AQ"}]}"#;
+    const KEYS: &str = r#"{"keys": [{"kty": "oct", "k": "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"}]}"#;
 
     #[tokio::test]
     async fn keys_are_fetched_and_found_by_discovery() {
@@ -386,21 +367,5 @@ mod tests {
         let (fetcher, source) = (fetcher(Tasks::new()), source(Site::Url(url)));
         let error = fetcher.keys(&source, Duration::from_millis(50), &OwnPorts::default(), None).await.unwrap_err();
         assert!(error.contains("no answer within"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn an_address_that_does_not_answer_leaves_time_for_the_next() {
-        // Nobody accepts there, and the queue of one is full: whoever comes next hears nothing.
-        let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        silent.listen(0).unwrap();
-        let full = silent.local_addr().unwrap().as_socket().unwrap();
-        let _queued = TcpStream::connect(full).await.unwrap();
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let answers = listener.local_addr().unwrap();
-        let found = connect(&[full, answers], clock::monotonic() + Duration::from_secs(2)).await.unwrap();
-        assert_eq!(found.peer_addr().unwrap(), answers);
-        let why = connect(&[full], clock::monotonic() + Duration::from_millis(50)).await.unwrap_err();
-        assert!(why.contains("does not answer"), "{why}");
     }
 }

@@ -96,6 +96,20 @@ fn a107_names_give_only_addresses_that_they_may_mean() {
 }
 
 #[test]
+fn of_a_family_to_which_no_way_leads_no_address_is_an_endpoint() {
+    let answer = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+    let both = answer(&["2001:db8::1", "198.51.100.1", "2001:db8::2", "198.51.100.2"]);
+    let (ipv4, ipv6) = (answer(&["198.51.100.1", "198.51.100.2"]), answer(&["2001:db8::1", "2001:db8::2"]));
+    assert_eq!(reachable(both.clone(), |address| address.is_ipv4()), ipv4);
+    assert_eq!(reachable(both.clone(), |address| address.is_ipv6()), ipv6);
+    assert_eq!(reachable(both.clone(), |_| true), both, "in the order of the answer");
+    assert_eq!(reachable(both.clone(), |_| false), both, "the network is down");
+    let second = |address: IpAddr| address == ipv6[1] || address.is_ipv4();
+    assert_eq!(reachable(both.clone(), second), both, "a way to one of them will do");
+    assert_eq!(reachable(ipv6.clone(), |address| address.is_ipv4()), ipv6, "nothing else remains");
+}
+
+#[test]
 fn a107_the_nodes_own_ports_are_nobodys_endpoint() {
     let documents = entry(
         "own",

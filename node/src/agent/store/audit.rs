@@ -12,7 +12,7 @@ use certs::{
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::{AUDIT, ENTRY_BYTES, META, Store, entry, failed};
+use super::{AUDIT, ENTRY_BYTES, META, Store, entry, failed, format_of, readable};
 use crate::agent::error::{Error, fail};
 
 /// Name of the head in the store.
@@ -153,18 +153,21 @@ impl Store {
     /// ends it.
     ///
     /// # Errors
-    /// `storage_failed`, `not_found`.
+    /// `storage_failed`, `not_found`; `not_supported` if a newer build laid the store out otherwise: then nothing is said of the chain.
     pub fn audit_at(path: &Path) -> Result<(Vec<AuditEntry>, Option<Broken>, AuditHead), Error> {
         if !path.exists() {
             let message = format!("there is no store at {}", path.display());
             return Err(fail("not_found", message, "give the data_dir of a node that was initialised or has joined"));
         }
-        let read = || -> Result<_, redb::Error> {
+        let open = || -> Result<_, redb::Error> {
             let database = Database::open(path)?;
-            let noted = database.begin_read()?.open_table(META)?.get(HEAD)?.map(|value| value.value().to_vec());
-            Ok((rows(&database, 0, usize::MAX)?, noted))
+            let meta = database.begin_read()?.open_table(META)?;
+            let noted = meta.get(HEAD)?.map(|value| value.value().to_vec());
+            Ok((database, format_of(&meta)?, noted))
         };
-        let (rows, noted) = read().map_err(|error| failed(path, &error))?;
+        let (database, format, noted) = open().map_err(|error| failed(path, &error))?;
+        readable(path, format)?;
+        let rows = rows(&database, 0, usize::MAX).map_err(|error| failed(path, &error))?;
         let mut entries = Vec::with_capacity(rows.len());
         let mut broken = None;
         for ((position, bytes), expected) in rows.iter().zip(0u64..) {

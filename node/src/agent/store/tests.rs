@@ -2,6 +2,8 @@
 
 use super::*;
 
+const DAY: Millis = 86_400_000;
+
 pub(super) fn store(folder: &tempfile::TempDir) -> Store {
     Store::open(&folder.path().join("store.redb")).unwrap()
 }
@@ -21,6 +23,23 @@ fn changesets_come_back_in_order_after_a_restart() {
 }
 
 #[test]
+fn a_panic_over_the_store_closes_it_until_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = store(&folder);
+    first.append(&[b"one"], &[]).unwrap();
+    let broken = std::panic::AssertUnwindSafe(|| first.read::<()>(|_| panic!("broken")));
+    assert!(std::panic::catch_unwind(broken).is_err());
+    let refused = [first.trouble(), first.changesets().err(), first.append(&[b"two"], &[]).err()];
+    assert!(
+        refused.iter().all(|error| error.as_ref().is_some_and(|error| error.code == "storage_failed")),
+        "{refused:?}"
+    );
+    drop(first);
+    let again = store(&folder);
+    assert_eq!((again.trouble(), again.changesets().unwrap()), (None, vec![b"one".to_vec()]));
+}
+
+#[test]
 fn a_store_of_a_newer_build_is_left_alone_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let first = store(&folder);
@@ -34,6 +53,13 @@ fn a_store_of_a_newer_build_is_left_alone_and_named() {
         assert_eq!(refused.code, "not_supported");
         assert!(refused.message.contains("format 2") && refused.hint.contains("newer"), "{refused:?}");
     }
+    // Nor is what it holds called damaged.
+    let database = Database::create(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    write.open_table(AUDIT).unwrap().insert(0_u64, &[0xff_u8; 9][..]).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    assert_eq!(Store::audit_at(&path).unwrap_err().code, "not_supported");
 }
 
 #[test]
@@ -88,8 +114,9 @@ fn entries_stay_as_they_are() {
     assert_eq!(hex(&store.meta(KNOWN_KEYS).unwrap().unwrap()), kept);
     store.set_generation(0x0102_0304_0506_0708).unwrap();
     assert_eq!(hex(&store.meta(GENERATION).unwrap().unwrap()), "0102030405060708");
-    // Above what it holds, which is far in the future.
-    assert!(store.next_generation(0, 0, 0).unwrap() > 0x0102_0304_0506_0708);
+    // Above what it holds, a day ahead of the clock.
+    let now = (0x01_0203_0405 - 86_400) * 1_000;
+    assert!(store.next_generation(0, now, 0).unwrap() > 0x0102_0304_0506_0708);
     // Membership says what its bytes mean.
     store.set_members(&[7, 8]).unwrap();
     assert_eq!(hex(&store.meta(MEMBERS).unwrap().unwrap()), "0708");
@@ -124,11 +151,24 @@ fn generations_only_grow_even_if_the_clock_does_not() {
     let now = 1_700_000_000_000;
     let first = store.next_generation(0, now, 0xffff_ffff).unwrap();
     let second = store.next_generation(0, now - 5_000_000, 0).unwrap();
-    let third = store.next_generation(second + (9 << 24), 0, 0).unwrap();
+    let earlier = now - 300 * DAY;
+    let third = store.next_generation(second + (9 << 24), earlier, 0).unwrap();
     assert!(first < second && second < third, "{first} {second} {third}");
     assert!(first >> 24 > now / 1000);
     store.set_generation(third + (9 << 24)).unwrap();
-    assert!(store.next_generation(0, 0, 0).unwrap() > third + (9 << 24));
+    assert!(store.next_generation(0, earlier, 0).unwrap() > third + (9 << 24));
+}
+
+/// Peers take none that lies so far ahead of their clocks: the node would be mute for as long.
+#[test]
+fn a_generation_that_a_clock_years_ahead_drew_counts_for_nothing_once_it_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let now = 1_700_000_000_000;
+    let ahead = store.next_generation(0, now + 400 * DAY, 0).unwrap();
+    let right = store.next_generation(0, now, 0).unwrap();
+    assert!(right < ahead && right >> 24 == now / 1_000 + 1, "{right}");
+    assert!(store.next_generation(0, now, 0).unwrap() > right);
 }
 
 #[test]

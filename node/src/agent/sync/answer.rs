@@ -133,7 +133,9 @@ impl Requests {
                 match self.sync.standing(&ask.changeset).await {
                     Some(standing) if self.sync.settles(standing, ask.standing) >= ask.standing => return,
                     // What is folded will not stand higher by waiting, even if another value won.
-                    Some(Standing::Proposed | Standing::Superseded | Standing::Conflicted) => return,
+                    Some(Standing::Proposed | Standing::Superseded | Standing::Conflicted | Standing::Unreadable) => {
+                        return;
+                    }
                     Some(Standing::Durable | Standing::Applied | Standing::Settled) | None => {}
                 }
                 if applied.changed().await.is_err() {
@@ -187,6 +189,7 @@ impl Sync {
             changeset: *id,
             standing: self.settles(self.standing(id).await?, asked),
             at: self.clock.now(),
+            extensions: Vec::new(),
         };
         Some(receipt.sign(self.identity.record_key(), self.identity.ca().chain()))
     }
@@ -194,7 +197,7 @@ impl Sync {
     /// Where a changeset or approval stands here; nothing if it is not here, or is without the bodies that it should have.
     async fn standing(&self, id: &Digest) -> Option<Standing> {
         let (id, now) = (ChangesetId(*id), self.clock.now());
-        let held = self.book.look(|history| {
+        let held = self.book.look_through(move |history| {
             let held = history.digest();
             let Some(entry) = history.get(&id) else { return history.contains(&id).then_some((None, false, held)) };
             let there = entry.whole || !history.wanted(now).contains(&id);
@@ -219,19 +222,50 @@ impl Sync {
     }
 }
 
-/// Applied if all of it that is still live is in effect.
+/// Applied if all of it that is still live is in effect, which nobody can say of what cannot be read.
 fn standing<'a>(state: &State, id: &ChangesetId, documents: impl Iterator<Item = &'a policy::DocumentId>) -> Standing {
-    let (mut live, mut won) = (false, true);
+    let (mut live, mut read, mut won) = (false, true, true);
     for document in documents {
         let values = state.documents.get(document).map(|live| live.values.as_slice()).unwrap_or_default();
-        if values.iter().any(|value| value.changeset == *id) {
+        if let Some(own) = values.iter().find(|value| value.changeset == *id) {
             live = true;
+            read &= own.is_readable();
             won &= values.first().is_some_and(|first| first.changeset == *id);
         }
     }
-    match (live, won) {
-        (false, _) => Standing::Superseded,
-        (true, false) => Standing::Conflicted,
-        (true, true) => Standing::Applied,
+    match (live, read, won) {
+        (false, ..) => Standing::Superseded,
+        (true, false, _) => Standing::Unreadable,
+        (true, true, false) => Standing::Conflicted,
+        (true, true, true) => Standing::Applied,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::{DocumentId, Kind};
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn what_cannot_be_read_here_is_not_said_to_be_in_effect() {
+        let mut mesh = testing::Mesh::new();
+        let id = DocumentId::new(Kind::AuthorizationPolicy, "shop", "deny");
+        let body = |spec: &str| {
+            let metadata = r#"{"name":"deny","namespace":"shop"}"#;
+            format!(
+                r#"{{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{metadata},"spec":{spec}}}"#
+            )
+        };
+        let mut stands = |content: Option<String>| {
+            let state = mesh.push(id.clone(), content);
+            let changeset = state.heads(&id)[0];
+            standing(&state, &changeset, [&id].into_iter())
+        };
+        assert_eq!(stands(Some(body("{}"))), Standing::Applied);
+        assert_eq!(stands(Some(body(r#"{"fromTheFuture":1}"#))), Standing::Unreadable);
+        assert_eq!(stands(None), Standing::Applied, "a deletion is read by every build");
+        assert!(Standing::Unreadable < Standing::Applied, "who waits for Applied does not count it");
     }
 }

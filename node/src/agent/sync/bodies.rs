@@ -115,8 +115,8 @@ impl Sync {
             return;
         }
         let now = self.clock.now();
-        let wanted: Vec<Digest> =
-            self.book.look(|history| history.wanted(now)).await.into_iter().map(|id| id.0).collect();
+        let wanted = self.book.look_through(move |history| history.wanted(now)).await;
+        let wanted: Vec<Digest> = wanted.into_iter().map(|id| id.0).collect();
         let links = self.links.all();
         if wanted.is_empty() || links.is_empty() {
             return;

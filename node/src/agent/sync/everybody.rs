@@ -22,6 +22,7 @@ use crate::{
         traffic::{Picture, Said},
         wire::{self, Paths, Recall},
     },
+    mesh::peer::LinkError,
     telemetry::Exchanged,
 };
 
@@ -47,8 +48,33 @@ struct Asked<T> {
 pub struct Unheard {
     /// Those who were asked and said nothing, by name.
     pub silent: Vec<NodeId>,
+    /// Those who were asked and run another version, which does not know the question or answers it otherwise, by name.
+    pub other_version: Vec<NodeId>,
     /// How many were not asked: pages of a large mesh show a sample.
     pub unasked: usize,
+}
+
+/// What came of one question.
+enum Reply<T> {
+    Said(T),
+    /// A refusal, or what cannot be read here.
+    Unread,
+    Silence,
+}
+
+impl Unheard {
+    /// Takes in one that did not tell. Who refuses or cannot be read has heard the question: where it runs another version, that is why; else it
+    /// may be busy.
+    fn add(&mut self, node: &NodeId, version: &str, replied: bool) {
+        let is_other = replied && version != env!("CARGO_PKG_VERSION");
+        let among = if is_other { &mut self.other_version } else { &mut self.silent };
+        among.push(node.clone());
+    }
+
+    fn sort(&mut self) {
+        self.silent.sort();
+        self.other_version.sort();
+    }
 }
 
 impl Sync {
@@ -165,16 +191,31 @@ impl Sync {
         sample(self.node(), &mut others, most(what));
         let members: Vec<Arc<Member>> = others.iter().filter_map(|node| view.members().get(node).cloned()).collect();
         let asked = stream::iter(members).map(async |member| {
-            let link = self.links.reach(&self.members, &member.id, LINK).await?;
-            let reply = link.request(what, body.clone(), ANSWER).await.ok()?;
-            Some((member, wire::reply::<T>(&reply).ok()?))
+            let reply = self.put_to(&member.id, what, body.clone()).await;
+            (member, reply)
         });
-        let answers: Vec<(Arc<Member>, T)> =
-            asked.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
-        let mut silent = others;
-        silent.retain(|node| !answers.iter().any(|(member, _)| member.id == *node));
-        silent.sort();
-        Asked { answers, unheard: Unheard { silent, unasked } }
+        let mut replies = asked.buffer_unordered(AT_ONCE);
+        let (mut answers, mut unheard) = (Vec::new(), Unheard { unasked, ..Unheard::default() });
+        while let Some((member, reply)) = replies.next().await {
+            match reply {
+                Reply::Said(said) => answers.push((member, said)),
+                Reply::Unread => unheard.add(&member.id, &member.version, true),
+                Reply::Silence => unheard.add(&member.id, &member.version, false),
+            }
+        }
+        unheard.sort();
+        Asked { answers, unheard }
+    }
+
+    async fn put_to<T: DeserializeOwned>(&self, node: &NodeId, what: u16, body: Bytes) -> Reply<T> {
+        let Some(link) = self.links.reach(&self.members, node, LINK).await else { return Reply::Silence };
+        match link.request(what, body, ANSWER).await {
+            Ok(reply) => wire::reply::<T>(&reply).map_or(Reply::Unread, Reply::Said),
+            Err(LinkError::Refused) => Reply::Unread,
+            Err(LinkError::Closed(_) | LinkError::Full | LinkError::TooLong(_) | LinkError::Timeout(_)) => {
+                Reply::Silence
+            }
+        }
     }
 }
 
@@ -236,6 +277,21 @@ mod tests {
         let seen: std::collections::BTreeSet<NodeId> =
             (0..40).flat_map(|number| drawn(&format!("own{number}"), ASKED)).collect();
         assert!(seen.len() > 990, "{} of 1,000 are seen by some of 40 nodes", seen.len());
+    }
+
+    #[test]
+    fn who_runs_another_version_and_cannot_answer_is_not_called_silent() {
+        let node = |name: &str| NodeId::new(name).unwrap();
+        let own = env!("CARGO_PKG_VERSION");
+        let mut unheard = Unheard::default();
+        for (name, version, replied) in
+            [("old", "0.0.1", true), ("busy", own, true), ("away", "0.0.1", false), ("older", "", true)]
+        {
+            unheard.add(&node(name), version, replied);
+        }
+        unheard.sort();
+        assert_eq!(unheard.other_version, [node("old"), node("older")]);
+        assert_eq!(unheard.silent, [node("away"), node("busy")]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Changesets are asked of a peer, and what it gives is judged.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use certs::sign::Digest;
 use policy::{
@@ -23,7 +23,7 @@ const ROUNDS: usize = 256;
 
 impl Sync {
     /// Fetches these and what they refer to; what another peer is just giving is left to it.
-    pub(super) async fn fetch(&self, link: &PeerLink, ids: Vec<Digest>) -> Result<Brought, SyncError> {
+    pub(super) async fn fetch(self: &Arc<Self>, link: &PeerLink, ids: Vec<Digest>) -> Result<Brought, SyncError> {
         let mut claimed = Claimed::new(self, ids);
         let brought = self.fetch_claimed(link, &mut claimed).await?;
         let came = |history: &History| claimed.ids.iter().all(|id| history.contains(&ChangesetId(*id)));
@@ -31,9 +31,11 @@ impl Sync {
         Ok(if brought == Brought::InVain && self.book.look(came).await { Brought::Elsewhere } else { brought })
     }
 
-    async fn fetch_claimed(&self, link: &PeerLink, claimed: &mut Claimed<'_>) -> Result<Brought, SyncError> {
+    async fn fetch_claimed(self: &Arc<Self>, link: &PeerLink, claimed: &mut Claimed<'_>) -> Result<Brought, SyncError> {
         let mut wanted: Vec<Digest> = claimed.ids.clone();
         let mut brought = Brought::InVain;
+        // References that were asked for since something new came.
+        let mut asked = BTreeSet::new();
         for _ in 0..ROUNDS {
             if wanted.is_empty() {
                 return Ok(brought);
@@ -54,27 +56,36 @@ impl Sync {
             }
             if !learned.fresh.is_empty() {
                 brought = Brought::Fresh;
+                asked.clear();
                 claimed.renew();
                 self.apply_arrived(arrived).await;
                 for id in &learned.fresh {
                     self.note_arrived(id, format!("came from {from}")).await;
                 }
             }
-            if learned.fresh.is_empty() && learned.missing.is_empty() {
+            let from = &link.peer().node;
+            let references: Vec<Digest> = learned.missing.iter().map(|id| id.0).collect();
+            let references = self.lacking(&references, from).await;
+            let others = references.iter().filter(|id| asked.insert(**id)).count();
+            // What refers to what this node refuses, or to what this peer does not give, is not here however often it is asked for.
+            if learned.fresh.is_empty() && others == 0 {
                 return Ok(brought);
             }
-            let references = learned.missing.into_iter().map(|id| id.0);
             // References first, then what referred to them.
-            let next: Vec<Digest> = references.chain(claimed.ids.iter().copied()).collect();
             let mut seen = BTreeSet::new();
-            wanted = self.lacking(&next, &link.peer().node).await;
+            wanted = references;
+            wanted.extend(self.lacking(&claimed.ids, from).await);
             wanted.retain(|id| seen.insert(*id));
         }
         Ok(brought)
     }
 
     /// Asks a peer for changesets that are here without their bodies.
-    pub(super) async fn fetch_bodies(&self, link: &PeerLink, mut wanted: Vec<Digest>) -> Result<(), SyncError> {
+    pub(super) async fn fetch_bodies(
+        self: &Arc<Self>,
+        link: &PeerLink,
+        mut wanted: Vec<Digest>,
+    ) -> Result<(), SyncError> {
         wanted.truncate(wire::FETCH_IDS);
         let fetched: Fetched = self.ask(link, wire::FETCH, &Fetch { ids: wanted.clone() }).await?;
         let given = asked_for(&wanted, fetched.changesets);

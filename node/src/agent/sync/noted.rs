@@ -15,20 +15,20 @@ const NAMED: usize = 3;
 impl Sync {
     /// Notes a changeset or approval that is on disk and folded; `how` it came, after its name.
     pub(super) async fn note_arrived(&self, id: &ChangesetId, how: String) {
-        let now = self.clock.now();
-        let (kind, what) = self.book.look(|history| told(history, id, now)).await;
+        let (id, now) = (*id, self.clock.now());
+        let (kind, what) = self.book.look_through(move |history| told(history, &id, now)).await;
         self.events.note(now, kind, id, format!("{id} {how}{what}"));
     }
 
     /// Notes the trials that nobody confirmed and that ended after `since` and not after `now`.
     pub(super) async fn note_reverted(&self, since: Millis, now: Millis) {
-        let ended = |history: &History| -> Vec<(ChangesetId, String)> {
+        let ended = move |history: &History| -> Vec<(ChangesetId, String)> {
             let due = |entry: &&Entry| entry.changeset.confirm_by.is_some_and(|until| since < until && until <= now);
             let entries = history.ids().filter_map(|id| history.get(id)).filter(due);
             let over = entries.filter(|entry| matches!(history.trial(&entry.id, now), Some(Trial::Over(_))));
             over.map(|entry| (entry.id, documents(entry))).collect()
         };
-        for (id, documents) in self.book.look(ended).await {
+        for (id, documents) in self.book.look_through(ended).await {
             let what = format!("{id} took itself back, for nobody confirmed it in time: {documents}");
             self.events.note(now, event::Kind::PolicyReverted, id, what);
         }

@@ -48,7 +48,7 @@ fn both_sides_make_one_edge_and_who_saw_more_counts() {
     let mut picture = Picture::default();
     picture.add(node("a"), &records(&[("web", "v1")]), said(true, 20));
     picture.add(node("b"), &records(&[("cart", "v2")]), said(false, 30));
-    let traffic = picture.traffic(node("a"), Unheard { silent: vec![node("c")], unasked: 3 });
+    let traffic = picture.traffic(node("a"), Unheard { silent: vec![node("c")], unasked: 3, ..Unheard::default() });
     assert_eq!((traffic.heard.len(), traffic.edges.len(), traffic.window_s), (2, 1, 10));
     let edge = &traffic.edges[0];
     assert_eq!((edge.requests, edge.failed, &*edge.security, &*edge.service), (30, 1, "mutual_tls", "shop/cart"));

@@ -19,9 +19,9 @@ pub const MAX_PROBES: usize = 32;
 pub const MAX_PROBES_OF_OWNER: usize = 4;
 /// A probe that has not ended by then is given up and counts for nothing.
 pub const PROBE_MS: Millis = 5_000;
-/// All nodes hear of a report at about the same time: each waits up to one of these for every member before it probes,
+/// All nodes hear of a report at about the same time: before it probes, each waits for a random time of up to this much per member.
 pub const SPREAD_EACH_MS: Millis = 1;
-/// but no longer than this.
+/// The longest such time, however many members there are.
 pub const SPREAD_MS: Millis = 250;
 /// Least time between the end of a probe and the next of the same endpoint; the owner runs its check as often.
 pub const PAUSE_MS: Millis = 1_000;

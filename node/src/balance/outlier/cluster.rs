@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Effect, Ejection, Key, Millis, OutlierPolicy, Tally, Why};
+use super::{Effect, Ejection, Key, Millis, OutlierPolicy, Spared, Tally, Why};
 
 /// A cluster with `outlierDetection`.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ struct Seat {
     /// Recent ejections: one more with each, one less with each sweep that finds it in.
     times: u32,
     ejected: Option<(Millis, Why)>,
+    /// When it last met a limit and stayed in, for as long as an ejection would have lasted.
+    spared: Option<(Millis, Why)>,
 }
 
 impl Cluster {
@@ -72,8 +74,10 @@ impl Cluster {
         let total = self.seats.len();
         let seat = self.seats.get_mut(endpoint).filter(|seat| seat.ejected.is_none())?;
         if !self.policy.may_eject(self.out, total) {
-            return Some(Effect::Spared { cluster: Arc::clone(name), endpoint: Arc::clone(endpoint), why });
+            let again = seat.spared.replace((now, why)).is_some();
+            return Some(Effect::Spared { cluster: Arc::clone(name), endpoint: Arc::clone(endpoint), why, again });
         }
+        seat.spared = None;
         let (base, longest) = (self.policy.base_ejection, self.policy.longest_ejection());
         // The count stops growing where it would lengthen nothing, or good behaviour would take ever longer to show.
         if u64::from(seat.times).saturating_mul(base) < longest.saturating_add(base) {
@@ -102,6 +106,7 @@ impl Cluster {
         }
         self.sweep_due = now + self.policy.interval.max(1);
         for (endpoint, seat) in &mut self.seats {
+            seat.spared = seat.spared.filter(|(since, _)| since.saturating_add(self.policy.base_ejection) > now);
             match seat.until(&self.policy) {
                 None => seat.times = seat.times.saturating_sub(1),
                 Some(until) if until <= now => {
@@ -117,6 +122,18 @@ impl Cluster {
 
     pub(super) fn ejections(&self, name: &Key) -> impl Iterator<Item = Ejection> {
         self.seats.iter().filter_map(move |(endpoint, seat)| seat.ejection(&self.policy, name, endpoint))
+    }
+
+    /// Those that failed of late and could not go out now either.
+    pub(super) fn spared(&self, name: &Key) -> impl Iterator<Item = Spared> {
+        let (total, percent) = (self.seats.len(), self.policy.max_ejection_percent);
+        let seats = self.seats.iter().filter(move |_| !self.policy.may_eject(self.out, total));
+        seats.filter_map(move |(endpoint, seat)| {
+            let (since, why) = seat.spared.filter(|_| seat.ejected.is_none())?;
+            let until = since.saturating_add(self.policy.base_ejection);
+            let (cluster, endpoint) = (Arc::clone(name), Arc::clone(endpoint));
+            Some(Spared { cluster, endpoint, why, times: seat.times, until, percent, total })
+        })
     }
 }
 

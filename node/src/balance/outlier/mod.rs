@@ -2,7 +2,7 @@
 //! nodes' reports may cause.
 //!
 //! Attempts count in a [`Tally`] each, without a lock. What follows is rare and passes one door, [`Outliers::handle`]:
-//! an event, the time and a random number in, effects out. One task owns it.
+//! an event, the time and a random number in, effects out. The circuits hold it under one lock.
 //!
 //! Reports of others eject nothing and change no weight. They make this node look for itself (a probe, bounded) and
 //! lower its thresholds to [`ALERT_THRESHOLD`] for a while, so that however many members lie, an endpoint that answers
@@ -76,6 +76,8 @@ pub enum Effect {
         endpoint: Key,
         /// The limit.
         why: Why,
+        /// True if it is known to fail already.
+        again: bool,
     },
     /// Choose it again: build the cluster's choice again.
     Returned {
@@ -104,6 +106,37 @@ pub struct Ejection {
     pub times: u32,
     /// It returns at the first sweep from then on.
     pub until: Millis,
+}
+
+/// An endpoint that fails and stays in, because no further one of its cluster may be out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spared {
+    /// The cluster that goes on using it.
+    pub cluster: Key,
+    /// Which.
+    pub endpoint: Key,
+    /// The limit that it met last.
+    pub why: Why,
+    /// How often it went out of late.
+    pub times: u32,
+    /// It is forgotten at the first sweep from then on, unless it meets a limit again.
+    pub until: Millis,
+    /// `maxEjectionPercent`.
+    pub percent: u8,
+    /// Endpoints of the cluster.
+    pub total: usize,
+}
+
+impl Spared {
+    /// Why it stays in, for people.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let (percent, total) = (self.percent, self.total);
+        match usize::from(percent) * total / 100 {
+            0 => format!("maxEjectionPercent {percent} lets none of {total} endpoints go out"),
+            most => format!("maxEjectionPercent {percent} lets no more than {most} of {total} endpoints go out"),
+        }
+    }
 }
 
 /// See the module.
@@ -210,6 +243,11 @@ impl Outliers {
     /// All that are out now, by cluster and endpoint.
     pub fn ejections(&self) -> impl Iterator<Item = Ejection> {
         self.clusters.iter().flat_map(|(name, cluster)| cluster.ejections(name))
+    }
+
+    /// All that fail and stay in, by cluster and endpoint.
+    pub fn spared(&self) -> impl Iterator<Item = Spared> {
+        self.clusters.iter().flat_map(|(name, cluster)| cluster.spared(name))
     }
 
     /// Other nodes that report an endpoint now, by name, the first 16.

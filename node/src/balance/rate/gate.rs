@@ -9,11 +9,11 @@ use super::Millis;
 /// `limit` of a RateLimit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// So many requests,
+    /// Requests allowed per `interval`.
     pub requests: u32,
-    /// in this time; 0 counts as 1 ms.
+    /// In milliseconds; 0 counts as 1.
     pub interval: Millis,
-    /// and so many at once, after a pause; 0 counts as 1.
+    /// Bucket size in requests; 0 counts as 1.
     pub burst: u32,
 }
 

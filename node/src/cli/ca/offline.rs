@@ -39,9 +39,9 @@ pub struct New {
     trust_domain: Option<TrustDomain>,
 }
 
-/// What `ca sign` prints for a new node and `join --enrolment` reads.
+/// What `ca sign` prints for a new node and `join --enrolment` reads, perhaps of another version. Nothing in it is believed without proof, so
+/// what is not known is read past.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Enrolment {
     node: NodeId,
     trust_domain: TrustDomain,
@@ -178,5 +178,21 @@ mod tests {
             assert_eq!(read_request(&text.replacen(from, to, 1)).unwrap_err().code, "usage", "{from}");
         }
         assert_eq!(read_request("node a\nepoch 1\nlife 1s\n").unwrap(), None);
+    }
+
+    #[test]
+    fn an_enrolment_that_a_later_skein_signed_is_read() {
+        let enrolment = Enrolment {
+            node: NodeId::new("web-9").unwrap(),
+            trust_domain: TrustDomain::new("t.example").unwrap(),
+            genesis: Digest([7; 32]),
+            enroller: "10.0.0.1:15008".parse().unwrap(),
+            certificates: String::new(),
+            changesets: Vec::new(),
+        };
+        let mut file = json!(enrolment);
+        file["later"] = 1.into();
+        let read: Enrolment = serde_json::from_value(file).unwrap();
+        assert_eq!((read.node, read.enroller), (enrolment.node, enrolment.enroller));
     }
 }

@@ -123,6 +123,7 @@ impl Change {
         let operator = Operator::load(ctx)?;
         let history = proof::of_document(&mut client, &operator.known, &DocumentId::role_set()).await?;
         let state = State::clone(&*history.state(clock::wall()));
+        proof::readable(&state, &DocumentId::role_set())?;
         let change = Self { operator, client, state };
         if change.state.conflicts.iter().any(|conflict| matches!(conflict, policy::history::Conflict::RoleSets(_))) {
             return Err(Error::new("stale_parent", "two RoleSets were signed apart from each other, and none counts")

@@ -147,6 +147,7 @@ pub(super) mod tests {
             address: None,
             enroller: None,
             found: None,
+            later: serde_json::Map::default(),
         };
         StateDir::open(&place).unwrap().own(&owner).unwrap();
         assert!(!state(&config, findings));

@@ -36,12 +36,14 @@ const PROBLEMS: &[(&str, &str)] = &[
     ("clock_", "clock.drift"),
     ("conflict", "mesh.conflicts"),
     ("draining", "node.draining"),
+    ("endpoint_spared", "services.ejected"),
     ("enroller_", "trust.enroller_ca"),
     ("members_missing", "mesh.members"),
     ("mesh_nearly_full", "mesh.size"),
     ("no_enroller", "trust.enrollers"),
     ("not_granted", "configuration.granted"),
     ("not_reloaded", "node.reloaded"),
+    ("policy_refused", "mesh.policy"),
     ("policy_stale", "mesh.policy"),
     ("refused", "node.refused"),
     ("role_set_conflict", "mesh.conflicts"),
@@ -51,6 +53,7 @@ const PROBLEMS: &[(&str, &str)] = &[
     ("task_panicked", "node.tasks"),
     ("unhealthy_service", "services.local"),
     ("unreadable", "mesh.conflicts"),
+    ("worker_stuck", "node.tasks"),
 ];
 
 /// Everything that is asked.
@@ -178,6 +181,9 @@ impl Said {
         if !concerns.silent.is_empty() {
             told.push(format!("alive and silent when asked: {}", listed(&concerns.silent)));
         }
+        if !concerns.other_version.is_empty() {
+            told.push(format!("of another version, which cannot answer: {}", listed(&concerns.other_version)));
+        }
         let unasked = match concerns.unasked {
             0 => String::new(),
             unasked => format!("; {unasked} more were not asked, of a mesh this large"),
@@ -243,13 +249,14 @@ impl Said {
             return (format!("; {own} does not tell of the certificates of other nodes"), false);
         };
         let mut text = String::new();
-        if !concerns.silent.is_empty() {
-            text = format!("; the certificates of {} were not seen", listed(&concerns.silent));
+        let unheard: Vec<_> = concerns.silent.iter().chain(&concerns.other_version).cloned().collect();
+        if !unheard.is_empty() {
+            text = format!("; the certificates of {} were not seen", listed(&unheard));
         }
         if concerns.unasked > 0 {
             text += &format!("; {} more nodes were not asked, of a mesh this large", concerns.unasked);
         }
-        (text, concerns.silent.is_empty())
+        (text, unheard.is_empty())
     }
 
     fn nodes(&self, version: &str) -> Vec<Finding> {
@@ -299,7 +306,8 @@ impl Said {
         let called = self.services.iter().filter(|service| !service.ports.is_empty());
         let dead: Vec<String> = called.filter(|service| service.healthy == 0 && !service.by_name).map(name).collect();
         let panic: Vec<String> = self.services.iter().filter(|service| service.panic).map(name).collect();
-        let mut ejected: Vec<String> = self.outliers.iter().map(|outlier| outlier.endpoint.clone()).collect();
+        let out = self.outliers.iter().filter(|outlier| outlier.spared_by.is_none());
+        let mut ejected: Vec<String> = out.map(|outlier| outlier.endpoint.clone()).collect();
         ejected.dedup();
         let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for edge in &self.traffic.edges {

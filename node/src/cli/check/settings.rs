@@ -15,6 +15,7 @@ use super::{
     machine::number,
 };
 use crate::{
+    agent::whereabouts,
     cli::{context::Context, error::Error},
     config::{self, Cidr, Config},
 };
@@ -112,6 +113,13 @@ fn advertise(config: &Config) -> Finding {
     match told {
         Some(told) if alone(told.ip()) && !listen.ip().is_loopback() => {
             let message = format!("others are told {told}, which leads nowhere from another machine");
+            Finding::amiss("configuration.advertise", Verdict::Warning, message)
+        }
+        Some(told) if whereabouts::needs_translation(told, listen) => {
+            let message = format!(
+                "others are told {told}, and {listen} takes IPv4 only: `listen = \"[::]:{}\"` takes both, unless another device translates",
+                listen.port()
+            );
             Finding::amiss("configuration.advertise", Verdict::Warning, message)
         }
         Some(told) => Finding::fine("configuration.advertise", format!("others are told {told}")),
@@ -317,6 +325,16 @@ pub(super) mod tests {
     #[test]
     fn a_plain_configuration_has_nothing_to_mend() {
         assert_eq!(not_well(&judge(&config(""), 2, Some((32_768, 60_999)))), []);
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_told_only_with_a_port_that_takes_it() {
+        let judged = |listen: &str| {
+            advertise(&config(&format!("[mesh]\nlisten = \"{listen}\"\nadvertise = \"[2001:db8::7]:15008\"\n")))
+        };
+        let found = judged("0.0.0.0:15008");
+        assert!(found.verdict == Verdict::Warning && found.message.contains("[::]:15008"), "{}", found.message);
+        assert_eq!(judged("[::]:15008").verdict, Verdict::Ok);
     }
 
     #[tokio::test]

@@ -115,10 +115,15 @@ pub async fn connect_elsewhere(client: &mut Client, ctx: &Context, than: &NodeId
     connect_to(&others, ctx).await.map(Some)
 }
 
+/// How long one node may take to be reached in this call.
+fn limit(ctx: &Context) -> Duration {
+    CONNECT_LIMIT.min(ctx.globals.timeout)
+}
+
 async fn first(targets: &[target::Target], ctx: &Context) -> Result<Client> {
     let mut failures: Vec<(&target::Target, Error)> = Vec::new();
     for target in targets {
-        let opened = tokio::time::timeout(CONNECT_LIMIT.min(ctx.globals.timeout), target::open(target, ctx)).await;
+        let opened = tokio::time::timeout(limit(ctx), target::open(target, ctx)).await;
         match opened.unwrap_or_else(|_| Err(Error::new("unreachable", "no answer in time"))) {
             Ok(stream) => {
                 let mut client = Client::over(stream, target.to_string(), ctx.globals.timeout).await?;

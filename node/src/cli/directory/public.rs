@@ -23,7 +23,10 @@ impl Directory {
     pub fn known(&self) -> Result<Known> {
         toml::from_str(&self.public(MESH)?).map_err(|error| {
             Error::new("bad_config", format!("{}: {}", self.path.join(MESH).display(), error.message()))
-                .hint("move it away: `skein operator restore DIR` on the machine of a running node writes another one")
+                .hint(
+                    "restore it from a copy; else move it away, and `skein operator restore DIR` on the machine of a running node writes \
+                     another one, without what was proven of who counts no more",
+                )
         })
     }
 
@@ -118,6 +121,7 @@ impl Known {
             role_set: mesh.role_set,
             out: Out::default(),
             nodes: nodes.into_iter().map(node).collect(),
+            later: toml::Table::new(),
         }
     }
 }

@@ -13,6 +13,7 @@ pub(super) fn known() -> Known {
         role_set: 0,
         out: Out::default(),
         nodes: vec![KnownNode { name: NodeId::new("a").unwrap(), addresses: vec!["127.0.0.1:15008".into()] }],
+        later: toml::Table::new(),
     }
 }
 
@@ -173,6 +174,35 @@ fn known_nodes_follow_the_mesh_those_alive_first() {
     directory.refresh(&known(), &mesh);
     let names: Vec<_> = directory.known().unwrap().nodes.iter().map(|node| node.name.to_string()).collect();
     assert_eq!(names, ["bb", "dead"]);
+}
+
+#[test]
+fn what_a_later_skein_noted_is_read_past_and_stays() {
+    let temporary = tempfile::tempdir().unwrap();
+    let directory =
+        Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: Passphrase::default() };
+    founded(&directory);
+    directory.note_out(|out| out.evict(NodeId::new("web-1").unwrap(), 2));
+    let text = fs::read_to_string(directory.path.join(MESH)).unwrap();
+    let text = format!("later = 1\n{text}latest = 2026-01-02T03:04:05Z\n\n[more]\nthan = [\"this\"]\n");
+    directory.write(MESH, text.as_bytes(), 0o644).unwrap();
+    let read = directory.known().unwrap();
+    assert_eq!((&read.nodes, &read.out.evicted.len()), (&known().nodes, &1));
+    // All that writes it.
+    let node = api::KnownNode {
+        name: NodeId::new("bb").unwrap(),
+        addresses: vec!["10.0.0.1:1".into()],
+        enroller: false,
+        alive: true,
+    };
+    directory.refresh(&read, &api::Mesh { nodes: vec![node], ..told(1) });
+    directory.note_out(|out| out.evict(NodeId::new("web-2").unwrap(), 1));
+    directory.restore(&told(1)).unwrap();
+    let kept: toml::Table = fs::read_to_string(directory.path.join(MESH)).unwrap().parse().unwrap();
+    let written: toml::Table = text.parse().unwrap();
+    assert_eq!([&kept["later"], &kept["more"]], [&written["later"], &written["more"]]);
+    assert_eq!(kept["node"].as_array().unwrap().len(), 0);
+    assert_eq!(directory.known().unwrap().out.evicted.len(), 2);
 }
 
 /// What a node says of the mesh at that RoleSet.

@@ -32,7 +32,7 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
-    let id = signing::document(&args.kind, &args.document, &ctx.globals.namespace)?;
+    let id = signing::document(&args.kind, &args.document, ctx.globals.namespace())?;
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
     let found = super::get::content(&mut client, &id).await;

@@ -88,7 +88,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
             let [name, points @ ..] = rest else {
                 return Err(usage("the document's name is missing", "write KIND NAME"));
             };
-            let id = signing::document(kind, name, &ctx.globals.namespace)?;
+            let id = signing::document(kind, name, ctx.globals.namespace())?;
             vec![of_document(&mut client, &id, points).await?]
         }
         [changeset] => of_changeset(&mut client, changeset).await?,

@@ -25,7 +25,7 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
-    let id = signing::document(&args.kind, &args.document, &ctx.globals.namespace)?;
+    let id = signing::document(&args.kind, &args.document, ctx.globals.namespace())?;
     let content = content(&mut client::connect(ctx).await?, &id).await?;
     if let Some(problem) = content.problem.as_ref().filter(|_| ctx.output.format == Format::Table) {
         remark(&format!("warning: {problem}"));

@@ -24,13 +24,16 @@ use crate::cli::{
   skein policy lint --list -o json")]
 pub struct Args {
     /// Files, folders (recursively *.yaml, *.yml, *.json) or - for standard input
-    #[arg(value_name = "FILE|DIR|-", required_unless_present = "list")]
+    #[arg(value_name = "FILE|DIR|-", required_unless_present_any = ["filename", "list"])]
     paths: Vec<PathBuf>,
+    /// The same, as other tools have it
+    #[arg(long, short = 'f', value_name = "FILE|DIR|-")]
+    filename: Vec<PathBuf>,
     /// Fail with exit code 3 if there are warnings
     #[arg(long)]
     strict: bool,
     /// Only list the codes: what each means, and which a push refuses unless they are allowed
-    #[arg(long, conflicts_with_all = ["paths", "strict"])]
+    #[arg(long, conflicts_with_all = ["paths", "filename", "strict"])]
     list: bool,
 }
 
@@ -58,7 +61,8 @@ pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
     if args.list {
         return ctx.output.table(&all_codes(), code_table);
     }
-    let mut sources = source::read(&args.paths, &ctx.globals.namespace)?;
+    let paths: Vec<_> = args.paths.iter().chain(&args.filename).cloned().collect();
+    let mut sources = source::read(&paths, ctx.globals.namespace())?;
     let parsed = || sources.iter().map(|source| &source.parsed);
     if parsed().all(|one| one.documents.is_empty() && one.kubernetes.is_empty() && one.problems.is_empty()) {
         return Err(usage("there is no document in what was named", "name a file that holds policy documents"));
@@ -66,7 +70,7 @@ pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
     facts::judge(&mut sources);
     let entries: Vec<_> = sources.iter().map(entry).collect();
     match ctx.output.format {
-        Format::Table => ctx.output.text(&text(&sources))?,
+        Format::Table => ctx.output.lines(&text(&sources))?,
         Format::Json | Format::Yaml => ctx.output.show(&entries, String::new)?,
     }
     let refuses = |problem: &&Problem| problem.refuses();

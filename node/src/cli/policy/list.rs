@@ -11,9 +11,11 @@ use crate::{
     },
 };
 
-/// Lists the documents in effect, of all namespaces.
+/// Lists the documents in effect, of all namespaces unless -n names one.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: skein policy list VirtualService")]
+#[command(after_help = "Examples:
+  skein policy list VirtualService
+  skein policy list -n shop")]
 pub struct Args {
     /// Only this kind
     #[arg(value_name = "KIND")]
@@ -22,11 +24,11 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
-    let path = match &args.kind {
-        Some(kind) => format!("/v1/policy?kind={}", signing::kind(kind)?),
-        None => "/v1/policy".to_owned(),
-    };
-    look::list(ctx, &path, table).await
+    let kind = args.kind.as_deref().map(signing::kind).transpose()?.map(|kind| format!("kind={kind}"));
+    let namespace = ctx.globals.namespace.as_ref().map(|namespace| format!("namespace={namespace}"));
+    let of: Vec<String> = kind.into_iter().chain(namespace).collect();
+    let question = if of.is_empty() { "" } else { "?" };
+    look::list(ctx, &format!("/v1/policy{question}{}", of.join("&")), table).await
 }
 
 fn table(documents: &[Document]) -> Table {

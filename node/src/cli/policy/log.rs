@@ -37,7 +37,7 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
-    let document = args.document.map(|word| document(&word, &ctx.globals.namespace)).transpose()?;
+    let document = args.document.map(|word| document(&word, ctx.globals.namespace())).transpose()?;
     let filters = [
         ("limit", args.limit.map(|limit| limit.to_string())),
         ("document", document),

@@ -60,11 +60,11 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let paths: Vec<_> = args.paths.iter().chain(&args.filename).cloned().collect();
     let (mut sources, mut intents) = (Vec::new(), Vec::new());
     if !paths.is_empty() {
-        sources = source::read(&paths, &ctx.globals.namespace)?;
+        sources = source::read(&paths, ctx.globals.namespace())?;
         intents = push::intents(&sources, ctx)?;
     }
     for word in &args.delete {
-        intents.push(deletion(word, &ctx.globals.namespace)?);
+        intents.push(deletion(word, ctx.globals.namespace())?);
     }
     let mut preview: Preview = client::connect(ctx).await?.post_json("/v1/policy/preview", &intents).await?;
     push::place(&mut preview.problems, &sources);

@@ -70,7 +70,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let paths: Vec<_> = args.paths.iter().chain(&args.filename).cloned().collect();
     let allowed = allowed(&args.allow)?;
-    let sources = source::read(&paths, &ctx.globals.namespace)?;
+    let sources = source::read(&paths, ctx.globals.namespace())?;
     let mut intents = intents(&sources, ctx)?;
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;

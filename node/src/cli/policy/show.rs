@@ -40,7 +40,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         let text = changeset(&detail)?;
         return ctx.output.show(&detail, || text);
     };
-    let id = signing::document(&args.first, name, &ctx.globals.namespace)?;
+    let id = signing::document(&args.first, name, ctx.globals.namespace())?;
     let point = match &args.at {
         Some(at) => Point::At(value::moment(at)?),
         None => Point::Now,

@@ -164,7 +164,7 @@ pub(super) fn snippet(problem: &Problem, text: Option<&str>) -> String {
 /// A complaint with the line of the text that it points at.
 pub(super) fn framed(complaint: &Shown<'_>, text: Option<&str>) -> String {
     let Shown { word, code, message, file, line, column, field, hint } = complaint;
-    let mut shown = format!("{word}[{code}]: {}\n  --> {file}", plain(message));
+    let mut shown = format!("{word}[{code}]: {}\n  --> {}", plain(message), plain(file).replace('\n', "\\n"));
     // Writing to a string does not fail.
     if *line > 0 {
         let _ = write!(shown, ":{line}:{column}");
@@ -230,6 +230,14 @@ mod tests {
             shown,
             "error[SKN0101]: unknown field `htpp`\n  --> a.yaml:2:3 (spec.htpp)\n   |\n 2 |   htpp: []\n   |   ^^^^\n hint: did you mean `http`?\n"
         );
+    }
+
+    #[test]
+    fn names_of_files_move_no_cursor_and_begin_no_line() {
+        let file = "a\u{1b}[2J\u{9b}2J\nerror[SKN0101]: b.yaml".to_owned();
+        let shown = snippet(&Problem { file, ..problem() }, None);
+        assert!(!shown.contains(|letter: char| letter.is_control() && letter != '\n'), "{shown:?}");
+        assert_eq!(shown.lines().count(), 3, "{shown:?}");
     }
 
     #[test]

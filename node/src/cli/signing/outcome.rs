@@ -45,7 +45,11 @@ impl Outcome {
         let (Some(pushed), Some(other)) = (&mut self.pushed, &other.pushed) else { return self };
         pushed.durable.retain(|node| other.durable.contains(node));
         pushed.applied.retain(|node| other.applied.contains(node));
-        for (nodes, more) in [(&mut pushed.pending, &other.pending), (&mut pushed.unreachable, &other.unreachable)] {
+        for (nodes, more) in [
+            (&mut pushed.unreadable, &other.unreadable),
+            (&mut pushed.pending, &other.pending),
+            (&mut pushed.unreachable, &other.unreachable),
+        ] {
             let more: Vec<_> = more.iter().filter(|node| !nodes.contains(node)).cloned().collect();
             nodes.extend(more);
         }
@@ -102,7 +106,7 @@ impl Outcome {
     pub fn without(mut self, node: &NodeId) -> Self {
         if let Some(pushed) = &mut self.pushed {
             pushed.pending.retain(|pending| pending != node);
-            pushed.complete |= pushed.pending.is_empty();
+            pushed.complete |= pushed.pending.is_empty() && pushed.unreadable.iter().all(|other| other == node);
             self.result["pending"] = json!(pushed.pending);
         }
         self
@@ -123,10 +127,11 @@ impl Outcome {
     /// `not_converged`, naming the nodes that have said nothing.
     pub fn converged(&self) -> Result<()> {
         let Some(pushed) = self.pushed.as_ref().filter(|pushed| !pushed.complete) else { return Ok(()) };
-        let pending: Vec<_> = pushed.pending.iter().map(ToString::to_string).collect();
-        let missing = match pending.as_slice() {
-            [] => "no further node is in reach".to_owned(),
-            names => format!("nothing heard from {}", names.join(", ")),
+        let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let missing = match (pushed.pending.as_slice(), pushed.unreadable.as_slice()) {
+            ([], []) => "no further node is in reach".to_owned(),
+            ([], older) => format!("{} cannot read it: run a newer skein there", names(older)),
+            (silent, _) => format!("nothing heard from {}", names(silent)),
         };
         let id = look::short(&pushed.changeset);
         let message =
@@ -162,6 +167,7 @@ impl Outcome {
         for (word, nodes) in [
             ("durable", &pushed.durable),
             ("applied", &pushed.applied),
+            ("unreadable", &pushed.unreadable),
             ("pending", &pushed.pending),
             ("unreachable", &pushed.unreachable),
         ] {
@@ -207,6 +213,7 @@ fn spread(pushed: Option<&Pushed>) -> Value {
     json!({
         "durable": pushed.map_or(&none, |pushed| &pushed.durable),
         "applied": pushed.map_or(&none, |pushed| &pushed.applied),
+        "unreadable": pushed.map_or(&none, |pushed| &pushed.unreadable),
         "pending": pushed.map_or(&none, |pushed| &pushed.pending),
         "unreachable": pushed.map_or(&none, |pushed| &pushed.unreachable),
         "elapsed_ms": pushed.map_or(0, |pushed| pushed.elapsed_ms),
@@ -225,8 +232,17 @@ mod tests {
     fn a_result_has_the_fields_of_the_contract() {
         let result = result("ab", Vec::new(), Some(&pushed(&[], true)));
         let fields: Vec<_> = result.as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted =
-            ["changeset", "documents", "problems", "durable", "applied", "pending", "unreachable", "elapsed_ms"];
+        let wanted = [
+            "changeset",
+            "documents",
+            "problems",
+            "durable",
+            "applied",
+            "unreadable",
+            "pending",
+            "unreachable",
+            "elapsed_ms",
+        ];
         assert_eq!(fields, wanted);
     }
 
@@ -241,6 +257,9 @@ mod tests {
         let error = outcome(pushed(&["b"], false)).converged().unwrap_err();
         assert_eq!((&*error.code, error.class().exit_code()), ("not_converged", 4));
         assert!(error.message.contains('b') && error.hint.contains("skein wait"), "{error:?}");
+        let older = Pushed { unreadable: vec![NodeId::new("c").unwrap()], ..pushed(&[], false) };
+        let error = outcome(older).converged().unwrap_err();
+        assert!(error.message.contains("c cannot read it"), "{error:?}");
         assert!(outcome(pushed(&["b"], true)).converged().is_ok());
         assert!(outcome(pushed(&["b"], false)).without(&NodeId::new("b").unwrap()).converged().is_ok());
     }

@@ -129,7 +129,7 @@ impl Screen {
             status.members.seen,
             status.members.expected,
             traffic.heard.len(),
-            traffic.heard.len() + traffic.silent.len() + traffic.unasked
+            traffic.heard.len() + traffic.silent.len() + traffic.other_version.len() + traffic.unasked
         )
     }
 

@@ -12,13 +12,13 @@ use tokio::{
 
 use super::{
     super::{
-        Transport, admin,
+        Transport, connect,
         error::Error,
-        join,
         peer::{LinkError, MAX_MESSAGE, PeerLink},
         quic::{PEER_IDLE, PEER_KEEP_ALIVE},
     },
     Node, PATIENCE, Trust, over_both,
+    relay::{Relay, Udp},
 };
 use crate::clock::Clock;
 use std::sync::Arc;
@@ -105,6 +105,7 @@ async fn a_closed_link_says_why(transport: Transport) {
     from_a.close("going home");
     assert_eq!(timeout(PATIENCE, at_b.closed()).await.unwrap(), "going home");
     assert_eq!(at_b.recv().await, None);
+    assert!(!from_a.is_lost() && !at_b.is_lost());
     assert!(matches!(at_b.send(Lane::Rest, Bytes::new()), Err(LinkError::Closed(why)) if why == "going home"));
     drop((a, b));
 }
@@ -210,7 +211,7 @@ async fn a_silent_tcp_peer_is_given_up() {
     let trust = Trust::new();
     let a = Node::start(&trust, "a", &[], Transport::Tcp);
     let b = Node::start(&trust, "b", &[], Transport::Tcp);
-    let relay = super::paths::Relay::start(b.address(), false).await;
+    let relay = Relay::start(b.address(), Udp::Refused).await;
     let (from_a, at_b) = tokio::join!(a.peers.dial(Some(&b.id), relay.address), b.peers.accept());
     let (from_a, at_b) = (from_a.unwrap(), at_b.unwrap());
     from_a.send(Lane::Rest, Bytes::from_static(b"x")).unwrap();
@@ -221,15 +222,43 @@ async fn a_silent_tcp_peer_is_given_up() {
     assert_eq!((&at_a[..], &at_b[..]), ("timed out", "timed out"));
 }
 
+/// A changeset on a link of a few kilobytes a second: it takes longer than a peer may be silent, and comes.
+#[tokio::test]
+async fn a_long_reply_on_a_slow_way_has_time_while_its_pieces_come() {
+    let trust = Trust::new();
+    let a = Node::start(&trust, "a", &[], Transport::Tcp);
+    let b = Node::start(&trust, "b", &[], Transport::Tcp);
+    let relay = Relay::start(b.address(), Udp::Refused).await;
+    let (from_a, at_b) = tokio::join!(a.peers.dial(Some(&b.id), relay.address), b.peers.accept());
+    let (from_a, at_b) = (from_a.unwrap(), at_b.unwrap());
+    relay.slow(Duration::from_millis(60));
+    let answers = async {
+        while let Some(asked) = at_b.asked().await {
+            asked.reply(vec![7; 900 << 10].into());
+        }
+    };
+    let asking = async {
+        // 900 KiB take 3.4 s and more.
+        let within = Duration::from_secs(2);
+        assert_eq!(from_a.request(1, Bytes::new(), within).await, Err(LinkError::Timeout(within)), "not in time");
+        from_a.request_long(1, Bytes::new(), within).await.map(|reply| reply.len())
+    };
+    let came = tokio::select! {
+        came = asking => came,
+        () = answers => Err(LinkError::Refused),
+    };
+    assert_eq!(came, Ok(900 << 10));
+}
+
 #[tokio::test]
 async fn joins_and_administration_share_a_secret_with_nobody_else() {
     let trust = Trust::new();
     let b = Node::start(&trust, "b", &[], Transport::Auto);
     let name = tls::server_name(Some(&trust.node("b")), &trust.trust_domain);
-    let joiner = join::connect(b.address(), tls::joiner(Arc::new(Clock)), name.clone());
+    let joiner = connect(b.address(), tls::joiner(Arc::new(Clock)), name.clone());
     let known = Authority::new(trust.trust_domain.clone(), trust.authority.load().roots.clone());
     let operator = tls::operator(known, Some(&b.id), Arc::new(Clock));
-    let operator = admin::connect(b.address(), operator, name);
+    let operator = connect(b.address(), operator, name);
     let (joiner, operator, join, admin) = tokio::join!(joiner, operator, b.peers.accept_join(), b.peers.accept_admin());
     let (mut joiner, operator, mut join, admin) = (joiner.unwrap(), operator.unwrap(), join.unwrap(), admin.unwrap());
     let label = tls::EXPORTER_JOIN;

@@ -4,6 +4,8 @@ mod data;
 mod links;
 mod paths;
 mod reauthentication;
+mod relay;
+mod silence;
 
 use std::{
     convert::Infallible,

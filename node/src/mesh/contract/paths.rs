@@ -4,79 +4,22 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
     time::timeout,
 };
 
 use super::{
     super::{Config, Protocol, Steering, Transport, error::Error, steer},
-    Caller, Node, PATIENCE, Trust, full, until,
+    Caller, Node, PATIENCE, Trust, full,
+    relay::{Relay, Udp},
+    until,
 };
 use crate::clock::monotonic;
-
-/// An address that passes TCP on and, if asked to, swallows UDP.
-pub(super) struct Relay {
-    pub(super) address: SocketAddr,
-    frozen: Arc<AtomicBool>,
-}
-
-impl Relay {
-    pub(super) async fn start(to: SocketAddr, swallows_udp: bool) -> Relay {
-        // Of an address where nobody else looks for a port: the number is to be free for both.
-        let listener = TcpListener::bind("127.20.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let frozen = Arc::new(AtomicBool::new(false));
-        if swallows_udp {
-            let hole = UdpSocket::bind(address).await.unwrap();
-            tokio::task::spawn(async move {
-                let mut buffer = [0; 2048];
-                while hole.recv(&mut buffer).await.is_ok() {}
-            });
-        }
-        let stop = frozen.clone();
-        tokio::task::spawn(async move {
-            while let Ok((from, _)) = listener.accept().await {
-                let to = TcpStream::connect(to).await.unwrap();
-                let ((from_read, from_write), (to_read, to_write)) = (from.into_split(), to.into_split());
-                tokio::task::spawn(pass(from_read, to_write, stop.clone()));
-                tokio::task::spawn(pass(to_read, from_write, stop.clone()));
-            }
-        });
-        Relay { address, frozen }
-    }
-
-    /// Passes nothing on from here, and closes nothing.
-    pub(super) fn freeze(&self) {
-        self.frozen.store(true, Relaxed);
-    }
-}
-
-async fn pass(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    frozen: Arc<AtomicBool>,
-) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let length = from.read(&mut buffer).await?;
-        if frozen.load(Relaxed) {
-            std::future::pending::<()>().await;
-        }
-        if length == 0 {
-            return to.shutdown().await;
-        }
-        to.write_all(&buffer[..length]).await?;
-    }
-}
 
 #[tokio::test]
 async fn where_udp_is_blocked_tcp_is_raced_and_remembered() {
@@ -84,7 +27,7 @@ async fn where_udp_is_blocked_tcp_is_raced_and_remembered() {
     let client = Node::start(&trust, "a", &["web"], Transport::Auto);
     let server = Node::start(&trust, "b", &["api"], Transport::Auto);
     server.echo();
-    let relay = Relay::start(server.address(), true).await;
+    let relay = Relay::start(server.address(), Udp::Swallowed).await;
     let mut caller = Caller::new(&trust, &server, Protocol::Http1);
     caller.address = relay.address;
     let begun = monotonic();
@@ -108,7 +51,7 @@ async fn many_calls_that_meet_blocked_udp_all_succeed() {
     let client = Node::start(&trust, "a", &["web"], Transport::Auto);
     let server = Node::start(&trust, "b", &["api"], Transport::Auto);
     server.echo();
-    let relay = Relay::start(server.address(), true).await;
+    let relay = Relay::start(server.address(), Udp::Swallowed).await;
     let mut caller = Caller::new(&trust, &server, Protocol::Http1);
     caller.address = relay.address;
     let caller = Arc::new(caller);
@@ -247,11 +190,35 @@ async fn requests_go_back_to_quic_once_udp_answers() {
     let server = Node::start(&trust, "b", &["api"], Transport::Auto);
     server.echo();
     let caller = Caller::new(&trust, &server, Protocol::Http1);
-    client.mesh.set_blocked(server.address(), true);
+    client.mesh.shared.udp_blocked.add(server.address());
     assert_eq!(caller.text(client.worker(), "/echo", "x").await, "x");
     assert_eq!(client.worker().connections_open(), 0);
-    client.mesh.set_blocked(server.address(), false);
+    client.mesh.shared.udp_blocked.remove(server.address());
     assert_eq!(caller.text(client.worker(), "/echo", "y").await, "y");
     until("back on QUIC", || client.worker().connections_open() == 1).await;
     assert_eq!(client.worker().open(&caller.call()).await.unwrap().carrier(), "quic");
+}
+
+/// A firewall that lets UDP alone through, or nothing of one kind in one direction.
+#[tokio::test]
+async fn where_tcp_stays_silent_tunnels_go_over_quic() {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], Transport::Auto);
+    let server = Node::start(&trust, "b", &["api"], Transport::Auto);
+    server.echo();
+    let relay = Relay::start(server.address(), Udp::Passed).await;
+    relay.freeze_tcp();
+    let mut caller = Caller::new(&trust, &server, Protocol::Tcp);
+    caller.address = relay.address;
+    // It does not wait out what a connection may take to open.
+    let call = super::Call { patience: 100 * PATIENCE, ..caller.call() };
+    let mut tried = Vec::new();
+    for _ in 0..2 {
+        let mut tunnel = timeout(PATIENCE, client.worker().tunnel(&call)).await.expect("UDP answers").unwrap();
+        assert_eq!(tunnel.carrier(), "quic");
+        tunnel.write_all(b"x").await.unwrap();
+        assert_eq!(timeout(PATIENCE, tunnel.read_u8()).await.unwrap().unwrap(), b'x');
+        tried.push(relay.accepted());
+    }
+    assert!(tried[0] > 0 && tried[0] == tried[1], "TCP was not tried again: {tried:?}");
 }

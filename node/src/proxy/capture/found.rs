@@ -70,7 +70,7 @@ pub(super) fn by_address(services: &Services, names: &Names, original: SocketAdd
             // What it does not serve there leads nowhere.
             Called::Host(_) => true,
         };
-        has.then(|| Place::Known(called.clone(), original.port()))
+        has.then(|| Place::AtName(called.clone(), original.port()))
     });
     Some(place.map_or(Destination::Nowhere, Destination::Mesh))
 }

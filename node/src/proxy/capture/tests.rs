@@ -28,10 +28,10 @@ fn a_services_address_leads_to_its_ports_and_no_other_loopback_address_anywhere(
     let names = BTreeMap::from([(Called::Service(cart()), CART), (host.clone(), Ipv4Addr::new(127, 240, 0, 11))]);
     let names = Names::new(names, Vec::new());
     let to = |text: &str| by_address(&services(), &names, text.parse().unwrap());
-    let place = |port| Some(Destination::Mesh(Place::Known(Called::Service(cart()), port)));
+    let place = |port| Some(Destination::Mesh(Place::AtName(Called::Service(cart()), port)));
     assert_eq!(to("127.240.0.9:80"), place(80));
     assert_eq!(to("127.240.0.9:5432"), place(5432));
-    assert_eq!(to("127.240.0.11:5432"), Some(Destination::Mesh(Place::Known(host, 5432))));
+    assert_eq!(to("127.240.0.11:5432"), Some(Destination::Mesh(Place::AtName(host, 5432))));
     assert_eq!(to("127.240.0.9:81"), Some(Destination::Nowhere), "no such port");
     assert_eq!(to("127.240.0.10:80"), Some(Destination::Nowhere), "nobody's address");
     // The node's own pages are among what is refused.

@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// Bytes of a forward proxy's answer at most.
 const LONGEST_ANSWER: usize = 8 * 1_024;
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// How a header of version 2 begins.
+pub(in crate::proxy) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// A header of the PROXY protocol: who called, and whom. Each request has a connection of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@ mod keeper;
 mod tls;
 mod verifier;
 
-pub(in crate::proxy) use ahead::{Proxied, ask};
+pub(in crate::proxy) use ahead::{Proxied, SIGNATURE, ask};
 pub use keeper::keep_tls;
 pub(in crate::proxy) use tls::{Originations, Slot, Wish};
 
@@ -13,7 +13,10 @@ use super::{
     gateway::{Clients, Known, MadeFor},
     tcp::Side,
 };
+use crate::mesh::PROBES;
+use policy::kinds::TcpKeepalive;
 use rustls::{ClientConfig, pki_types::ServerName};
+use socket2::SockRef;
 use std::{
     hash::{Hash, Hasher},
     io,
@@ -112,11 +115,16 @@ impl Target {
         self.proxied.is_none()
     }
 
-    /// Connects.
+    /// Connects. The connection is probed while it is silent, as `tcpKeepalive` says, else as those between nodes: a NAT or a firewall on the
+    /// way may forget it, and its machine may go without a word.
     ///
     /// # Errors
     /// Nobody answers in time, or the server is not who it should be.
-    pub(in crate::proxy) async fn connect(&self, patience: Duration) -> io::Result<Stream> {
+    pub(in crate::proxy) async fn connect(
+        &self,
+        patience: Duration,
+        keepalive: Option<TcpKeepalive>,
+    ) -> io::Result<Stream> {
         let whole = async {
             if let Some(OwnGateway(clients)) = &self.gateway {
                 let (stream, known) = clients.connect(MadeFor::Requests, self.address).await?;
@@ -124,8 +132,9 @@ impl Target {
                 return Ok(Stream::Within { known, stream });
             }
             let mut stream = TcpStream::connect(self.address).await?;
-            // Small messages must not wait for acknowledgements; a socket that refuses this still works.
+            // Small messages must not wait for acknowledgements; a socket that refuses this still works, and so one without probes.
             drop(stream.set_nodelay(true));
+            drop(SockRef::from(&stream).set_tcp_keepalive(&probes(keepalive)));
             if let Some(proxied) = &self.proxied {
                 proxied.write(&mut stream).await?;
             }
@@ -139,6 +148,23 @@ impl Target {
         };
         timeout(patience, whole).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
+}
+
+/// What a policy leaves out is the system's own; of what it says, as much as Linux takes.
+fn probes(keepalive: Option<TcpKeepalive>) -> socket2::TcpKeepalive {
+    let Some(TcpKeepalive { probes, time, interval }) = keepalive else { return PROBES };
+    let seconds = |time: Duration| Duration::from_secs(time.as_secs().clamp(1, 32_767));
+    let mut wanted = socket2::TcpKeepalive::new();
+    if let Some(time) = time {
+        wanted = wanted.with_time(seconds(time));
+    }
+    if let Some(interval) = interval {
+        wanted = wanted.with_interval(seconds(interval));
+    }
+    if let Some(probes) = probes {
+        wanted = wanted.with_retries(probes.min(127));
+    }
+    wanted
 }
 
 /// A connection.
@@ -222,5 +248,29 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) | Self::Within { stream, .. } => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn connections_are_probed_as_their_policy_says_or_as_those_between_nodes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::plain(listener.local_addr().unwrap());
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let minute = TcpKeepalive { time: seconds(60), ..TcpKeepalive::default() };
+        for (wanted, time) in [(None, 15), (Some(minute), 60)] {
+            let stream = target.connect(Duration::from_secs(30), wanted).await.unwrap();
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap(), "{wanted:?}");
+            assert_eq!(socket.tcp_keepalive_time().ok(), seconds(time), "{wanted:?}");
+        }
+        let whole = TcpKeepalive { probes: Some(7), time: seconds(5), interval: seconds(3) };
+        let stream = target.connect(Duration::from_secs(30), Some(whole)).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert_eq!((socket.tcp_keepalive_interval().ok(), socket.tcp_keepalive_retries().ok()), (seconds(3), Some(7)));
     }
 }

@@ -4,7 +4,7 @@ use super::{forwarded, tls::Configured, within::Within};
 use crate::{
     mesh::crowd::{Crowd, Place},
     proxy::{
-        context::Context,
+        context::{self, Context},
         failure::Cause,
         http::ResponseBody,
         inbound::{self, Counted, Who},
@@ -66,7 +66,7 @@ pub(in crate::proxy) struct Door {
     pub(super) spoken: Spoken,
     /// The documents want it no more.
     pub(super) close: CancellationToken,
-    /// Nor for so long that what was let in ends.
+    /// Set once the drain period after `close` is over: remaining connections are cut.
     pub(super) over: AtomicBool,
     /// The servers that meet TLS here, as far as their certificates could be read.
     pub(super) servers: ArcSwap<HashMap<ServerKey, Arc<Configured>>>,
@@ -144,7 +144,7 @@ impl Door {
         let seen = self.seen.load();
         if let Some(known) = &*seen
             && known.speaker == speaker.id
-            && std::ptr::eq(known.compiled.as_ptr(), Arc::as_ptr(&snapshot.compiled))
+            && context::is(&known.compiled, &snapshot.compiled)
         {
             return Arc::clone(known);
         }

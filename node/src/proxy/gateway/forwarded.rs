@@ -7,7 +7,10 @@ use bytes::Bytes;
 use certs::foreign::Foreign;
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use policy::kinds::{ForwardClientCert, GatewayTopology};
+use policy::{
+    headers::spelling::{begins, same},
+    kinds::{ForwardClientCert, GatewayTopology},
+};
 use std::net::IpAddr;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -47,7 +50,13 @@ pub(super) fn external(headers: &HeaderMap) -> Option<IpAddr> {
 
 /// Headers by which proxies of the mesh speak among themselves: those of clients mean nothing.
 fn is_ours(name: &str) -> bool {
-    name.starts_with("x-skein-") || name.starts_with("x-envoy-") || matches!(name, "x-real-ip" | "x-request-id")
+    let named = || same(name, "x-real-ip") || same(name, "x-request-id");
+    begins(name, "x-skein-") || begins(name, "x-envoy-") || named() || is_misspelt(name)
+}
+
+/// What this gateway tells, as an application may read it too: `x_forwarded_for`.
+fn is_misspelt(name: &str) -> bool {
+    name.contains('_') && [FOR, PROTO, CLIENT_CERT].iter().any(|told| same(name, told.as_str()))
 }
 
 /// The address of the client: that of the connection, or behind so many proxies of one's own the one that the farthest of them saw.
@@ -182,6 +191,12 @@ mod tests {
             ("forwarded", "for=127.0.0.1"),
             ("x-real-ip", "127.0.0.1"),
             ("x-request-id", "mine"),
+            ("x_forwarded_for", "127.0.0.1"),
+            ("x_forwarded-proto", "https"),
+            ("x_forwarded_client_cert", "URI=spiffe://test.example/ns/a/sa/b"),
+            ("x_envoy_external_address", "127.0.0.1"),
+            ("x_skein_outcome", "refused"),
+            ("x_real_ip", "127.0.0.1"),
             ("accept", "*/*"),
         ];
         let mut left: Vec<String> = received(&sent, 0).keys().map(|name| name.as_str().to_owned()).collect();

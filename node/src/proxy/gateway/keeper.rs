@@ -41,7 +41,7 @@ pub const DRAIN: Duration = Duration::from_secs(45);
 /// How often files of certificates are looked at.
 const RELOAD: Duration = Duration::from_secs(2);
 
-/// A port that is wanted or open. What is another of these is another listener.
+/// Identifies a listener: keys that differ in any field are different listeners.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Key {
     listen: SocketAddr,

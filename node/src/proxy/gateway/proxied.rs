@@ -1,7 +1,7 @@
 //! The header of the PROXY protocol (versions 1 and 2, as HAProxy's `proxy-protocol.txt` has them): a balancer before the gateway says
 //! with it from where its client came. It is read only where `gatewayTopology.proxyProtocol` says that there is one, and then it must be there.
 
-use crate::proxy::{detect::Pauses, http::Bounds};
+use crate::proxy::{detect::Pauses, direct::SIGNATURE, http::Bounds};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -13,7 +13,6 @@ const LONGEST_TEXT: usize = 107;
 /// Bytes of a header of version 2 that say where the client is. What follows are further words of the balancer, which nobody here reads:
 /// up to as many as version 2 has room for.
 const ADDRESSES: usize = 16 + 36;
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

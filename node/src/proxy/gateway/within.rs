@@ -1,6 +1,6 @@
 //! What comes to a gateway's port from this node itself: peers call the gateway's service, and its port leads here. Who sent it was
-//! proven and judged there, and is not lost on the way: requests carry a word that counts once, connections are known by whence they
-//! come. Neither can be said by another process of the machine.
+//! proven and judged there, and is not lost on the way: requests carry a token, connections are known by their source address. No other
+//! local process can forge either: the token is random and single-use, and the source address is this node's while the connection lasts.
 
 use super::Clients;
 use crate::proxy::inbound::{Standing, Who};

@@ -11,7 +11,11 @@ use http::{
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use policy::{kinds::PathNormalization, normalize};
+use policy::{
+    headers::spelling::{begins, same},
+    kinds::PathNormalization,
+    normalize,
+};
 use std::net::IpAddr;
 
 /// Who called, as this proxy tells the application.
@@ -199,14 +203,14 @@ pub(in crate::proxy) fn strip_identity(headers: &mut HeaderMap) {
 
 /// Removes what a caller outside the mesh says of itself, of its way, and of what proxies should do for it: nobody believes it.
 pub(in crate::proxy) fn strip_claims(headers: &mut HeaderMap) {
-    let of_way =
-        |name: &str| name.starts_with("x-forwarded-") || name.starts_with("x-envoy-") || name == "x-request-id";
+    let of_way = |name: &str| begins(name, "x-forwarded-") || begins(name, "x-envoy-") || same(name, "x-request-id");
     remove_if(headers, |name| of_way(name) || is_of_identity(name));
 }
 
+/// In whatever spelling: an application may read `x_forwarded_for` as the header that it believes.
 fn is_of_identity(name: &str) -> bool {
     let named = ["x-forwarded-client-cert", "x-forwarded-for", "x-envoy-external-address", "forwarded", "x-real-ip"];
-    named.contains(&name) || is_own(name)
+    named.iter().any(|known| same(name, known)) || is_own(name)
 }
 
 /// True for what this proxy alone says in a message: where it goes, how it is framed, whom it is from.
@@ -220,7 +224,7 @@ pub(in crate::proxy) fn strip_own(headers: &mut HeaderMap) {
 }
 
 fn is_own(name: &str) -> bool {
-    name.starts_with("x-skein-")
+    begins(name, "x-skein-")
 }
 
 /// Removes the headers of these names; there are seldom any.
@@ -406,6 +410,32 @@ mod tests {
         }
         strip_identity(&mut headers);
         assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn a55_nor_in_another_spelling() {
+        let spelt =
+            ["x_forwarded_client_cert", "x-forwarded_for", "x_skein_source", "x_envoy_external_address", "x_real_ip"];
+        let sent = || {
+            HeaderMap::from_iter(
+                spelt
+                    .iter()
+                    .chain(&["x_user", "x_forwarded_host"])
+                    .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("root"))),
+            )
+        };
+        let left = |headers: &HeaderMap| {
+            let mut left: Vec<_> = headers.keys().map(|name| name.as_str().to_owned()).collect();
+            left.sort_unstable();
+            left
+        };
+        let (mut of_identity, mut claims, mut trailers) = (sent(), sent(), sent());
+        strip_identity(&mut of_identity);
+        strip_claims(&mut claims);
+        strip_trailers(&mut trailers);
+        assert_eq!(left(&of_identity), ["x_forwarded_host", "x_user"]);
+        assert_eq!(left(&claims), ["x_user"]);
+        assert_eq!(left(&trailers), ["x_forwarded_host", "x_user"]);
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub(in crate::proxy) enum Next {
 #[derive(Default)]
 pub(in crate::proxy) struct Told {
     pub(in crate::proxy) outside: Consulted,
-    /// Of the limits that the request met the one with least room left.
+    /// The matched rate limit with the fewest requests left.
     quota: Option<Quota>,
 }
 

@@ -19,12 +19,9 @@ use crate::{
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use http::{Request, Response, StatusCode, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, request::Parts};
-use hyper::{
-    body::{Body, Frame, SizeHint},
-    rt::Executor,
-};
+use hyper::body::{Body, Frame, SizeHint};
 use policy::{
-    kinds::{Http2Keepalive, MeshConfig},
+    kinds::{Http2Keepalive, MeshConfig, TcpKeepalive},
     route::ClusterPolicy,
 };
 use std::{
@@ -68,6 +65,8 @@ pub(in crate::proxy) struct Terms {
     pub(in crate::proxy) age: Duration,
     /// How one of HTTP/2 is watched.
     pub(in crate::proxy) pings: Option<Http2Keepalive>,
+    /// How one is probed that is silent; `None`: as those between nodes.
+    pub(in crate::proxy) keepalive: Option<TcpKeepalive>,
     /// Pauses before one is tried again that is refused, but for gRPC.
     pub(in crate::proxy) again: &'static [Duration],
 }
@@ -83,6 +82,7 @@ impl Terms {
             idle: http.idle_timeout.unwrap_or(Duration::MAX),
             age: tcp.max_connection_duration.unwrap_or(Duration::MAX),
             pings: http.http2_keepalive,
+            keepalive: tcp.keepalive,
             again: &[],
         }
     }
@@ -147,16 +147,6 @@ struct Home {
     terms: Terms,
 }
 
-/// Spawns what HTTP/2 connections need.
-#[derive(Debug, Clone)]
-pub(in crate::proxy) struct Spawn(pub(in crate::proxy) Tasks);
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawn {
-    fn execute(&self, future: F) {
-        self.0.detach("http2", future);
-    }
-}
-
 impl Apps {
     pub(in crate::proxy) fn new(tasks: Tasks, budget: ReplayBudget) -> Self {
         Self(Arc::new(Shared { multiplexed: Multiplexed::new(tasks.clone()), tasks, budget, idle: Mutex::default() }))
@@ -200,7 +190,7 @@ impl Apps {
     ) -> Result<Response<Box<AppBody>>, Failed> {
         let (connection, mut past) = match self.checkout(target, terms) {
             Some(kept) => kept,
-            None => (Connection::new(Box::pin(connect(target, terms.connect, again)).await?), Past::begin()),
+            None => (Connection::new(Box::pin(connect(target, terms, again)).await?), Past::begin()),
         };
         past.requests = past.requests.saturating_add(1);
         let response = connection.send(head, body, &self.0.tasks).await.map_err(Failed::Http1)?;
@@ -289,10 +279,10 @@ impl Apps {
 }
 
 /// A connection; one that is refused is tried again after each of these pauses.
-pub(super) async fn connect(target: &Target, patience: Duration, again: &[Duration]) -> Result<Direct, Failed> {
+pub(super) async fn connect(target: &Target, terms: &Terms, again: &[Duration]) -> Result<Direct, Failed> {
     let mut again = again.iter();
     loop {
-        match target.connect(patience).await {
+        match target.connect(terms.connect, terms.keepalive).await {
             Ok(stream) if descriptors::leaves_room(&stream) => return Ok(stream),
             Ok(_) => return Err(Failed::Short),
             Err(error) => {

@@ -45,7 +45,7 @@ pub(in crate::proxy) struct Peer<'a> {
 #[derive(Debug)]
 pub(in crate::proxy) struct Caller {
     pub(super) who: Arc<Who>,
-    /// Of a caller that showed none there is nothing to tell.
+    /// `None` if the caller presented no certificate.
     pub(super) client_cert: Option<HeaderValue>,
     pub(super) address: HeaderValue,
     pub(super) recorder: Arc<Recorder>,
@@ -196,6 +196,25 @@ impl Who {
     pub(super) fn kept_out(&self, workload: &compile::Workload, port: u16) -> Option<Cause> {
         let strict = || workload.mutual_tls.on(port) == MutualTls::Strict;
         (self.came == Came::Plaintext && strict()).then_some(Cause::PlaintextRefused)
+    }
+
+    /// What judges it again after it was let in before its application, and the application's port; nothing where its service is gone, which
+    /// says nothing of the connections that it still has.
+    ///
+    /// # Errors
+    /// It would not get as far as that now.
+    pub(super) fn judged_again(
+        &self,
+        snapshot: &Snapshot,
+        local: &Local,
+    ) -> Result<Option<(Arc<compile::Workload>, u16)>, Cause> {
+        if let Some(cause) = self.barred(snapshot) {
+            return Err(cause);
+        }
+        let found = local.port(&self.service, self.instance.as_deref(), &self.account, self.port);
+        let Some((service, port)) = found else { return Ok(None) };
+        let (workload, port) = (workload(snapshot, service), port.target.port());
+        self.kept_out(&workload, port).map_or(Ok(Some((workload, port))), Err)
     }
 
     /// True if it has an identity of the mesh. Whoever this node led to a gateway's port need not have one.

@@ -19,8 +19,6 @@ mod tcp;
 mod told;
 
 pub(super) use admission::{Arriving, Next, Refusal, Told, Verdicts, report};
-#[cfg(test)]
-pub(super) use app::Spawn;
 pub(super) use app::{AppBody, Apps, Terms, Version};
 pub(super) use caller::{Caller, Peer, Who};
 pub(super) use check::Askers;

@@ -1,6 +1,6 @@
 //! HTTP/2 connections to the applications beside this node: as many as the applications' limits on streams ask for.
 
-use super::app::{Failed, IDLE_TIME, Spawn, Terms, connect};
+use super::app::{Failed, IDLE_TIME, Terms, connect};
 use crate::lock::lock;
 use crate::{
     clock,
@@ -66,7 +66,7 @@ struct Link {
     terms: Terms,
 }
 
-type Connection = http2::Connection<TokioIo<direct::Stream>, RequestBody, Spawn>;
+type Connection = http2::Connection<TokioIo<direct::Stream>, RequestBody, Tasks>;
 
 /// The streams of a connection.
 #[derive(Debug)]
@@ -179,8 +179,8 @@ impl Multiplexed {
         address: &Address,
         (terms, again): (&Terms, &[Duration]),
     ) -> Result<(SendRequest<RequestBody>, Connection), Failed> {
-        let stream = connect(address, terms.connect, again).await?;
-        let mut builder = http2::Builder::new(Spawn(self.tasks.clone()));
+        let stream = connect(address, terms, again).await?;
+        let mut builder = http2::Builder::new(self.tasks.clone());
         if let Some(pings) = terms.pings {
             builder.keep_alive_interval(pings.interval).keep_alive_timeout(pings.timeout).keep_alive_while_idle(true);
         }

@@ -7,7 +7,7 @@
 use super::{
     super::{context::Context, failure::Cause, gateway::Entrance, http::Completion},
     admission::Arriving,
-    caller::{self, Who},
+    caller::Who,
 };
 use crate::snapshot::Snapshot;
 use http::{Extensions, HeaderValue, Version, request::Parts};
@@ -177,25 +177,16 @@ impl Standing {
 }
 
 impl Admitted {
-    /// An external authoriser that let it in is not asked again, one that a new policy names is not asked about what stands.
+    /// External authorisers are not consulted again: neither the one that admitted it nor one that a later policy adds.
     fn is_allowed(&self) -> bool {
         let (snapshot, who) = (self.context.current.load(), &*self.who);
         let (workload, port, scheme) = match &self.place {
             Place::Door(door) => ((door.rules)(&snapshot), door.port, door.scheme),
-            Place::Application => {
-                if who.barred(&snapshot).is_some() {
-                    return false;
-                }
-                let local = self.context.local.load();
-                let found = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
-                // A service that is gone says nothing of the connections that it still has.
-                let Some((service, port)) = found else { return true };
-                let (workload, port) = (caller::workload(&snapshot, service), port.target.port());
-                if who.kept_out(&workload, port).is_some() {
-                    return false;
-                }
-                (workload, port, "http")
-            }
+            Place::Application => match who.judged_again(&snapshot, &self.context.local.load()) {
+                Ok(Some((workload, port))) => (workload, port, "http"),
+                Ok(None) => return true,
+                Err(_) => return false,
+            },
         };
         let (host, original) = (&self.host, self.original);
         let arriving = Arriving { who, port, host, scheme, original };

@@ -3,7 +3,7 @@
 
 use super::{
     admission,
-    caller::{self, Caller, Who},
+    caller::{Caller, Who},
     observe,
     pool::Pool,
 };
@@ -217,19 +217,13 @@ impl Standing {
     }
 
     fn is_allowed(&self) -> bool {
-        let (snapshot, local, who) = (self.current.load(), self.local.load(), &*self.who);
-        if who.barred(&snapshot).is_some() {
-            return false;
+        match self.who.judged_again(&self.current.load(), &self.local.load()) {
+            Ok(Some((workload, port))) => {
+                let authorizer = &workload.authorizer;
+                authorizer.is_open() || authorizer.decide_connection(&self.who.peer(port, None)).allowed()
+            }
+            Ok(None) => true,
+            Err(_) => false,
         }
-        // A service that is gone says nothing of the connections that it still has.
-        let Some((service, port)) = local.port(&who.service, who.instance.as_deref(), &who.account, who.port) else {
-            return true;
-        };
-        let workload = caller::workload(&snapshot, service);
-        if who.kept_out(&workload, port.target.port()).is_some() {
-            return false;
-        }
-        let authorizer = &workload.authorizer;
-        authorizer.is_open() || authorizer.decide_connection(&who.peer(port.target.port(), None)).allowed()
     }
 }

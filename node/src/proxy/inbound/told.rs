@@ -1,5 +1,5 @@
 //! What the application is told of a caller in headers. A caller says nothing of itself that counts; but a gateway is believed in
-//! what it says of its clients: policy made it one, and TLS proves who it is.
+//! what it says of its clients: policy made it one, its namespace is one whose workloads may speak so, and TLS proves who it is.
 
 use super::caller::Caller;
 use crate::lock::lock;
@@ -56,7 +56,7 @@ impl Caller {
         let mut known = lock(&self.gateway);
         if !is(&known.compiled, &snapshot.compiled) {
             let source = &self.who.source;
-            let is_gateway = snapshot.compiled.is_gateway(&source.namespace, &source.labels);
+            let is_gateway = snapshot.compiled.speaks_for_clients(&source.namespace, &source.labels);
             *known = IsGateway { compiled: Arc::downgrade(&snapshot.compiled), is: is_gateway };
         }
         known.is

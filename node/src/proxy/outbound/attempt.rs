@@ -416,6 +416,7 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::RequestTimeout
         | Cause::NoRoute
         | Cause::Misdirected
+        | Cause::ForeignHost
         | Cause::NotInRegistry
         | Cause::NoCluster
         | Cause::NoRewrite

@@ -7,6 +7,7 @@ mod call;
 mod connect;
 mod cors;
 mod facts;
+mod foreign;
 mod forward;
 mod grpc_timeout;
 mod local;

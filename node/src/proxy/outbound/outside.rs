@@ -67,7 +67,7 @@ impl Way<'_> {
         // Where nobody names a host, none is asked for, and the server shows itself by its address.
         let own = host.starts_with('*').then(|| address.ip().to_string());
         let target = self.target(outward, address, own.as_deref().unwrap_or(host)).await?;
-        let stream = target.connect(outward.terms.connect).await.map_err(|error| {
+        let stream = target.connect(outward.terms.connect, outward.terms.keepalive).await.map_err(|error| {
             tracing::debug!(%address, %error, "an endpoint outside does not answer");
             Failure::unconnected(&error)
         })?;

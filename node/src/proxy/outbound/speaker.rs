@@ -35,6 +35,8 @@ pub(in crate::proxy) struct Speaker {
     pub(in crate::proxy) client: Client,
     /// `[[upstream]]`: what the listener leads to, and its port.
     pub(super) fixed: Option<(Called, u16)>,
+    /// Requests for other hosts are refused.
+    pub(super) own_hosts_only: bool,
     /// The listener's own port.
     pub(super) port: u16,
     pub(super) seen: observe::Seen,
@@ -69,6 +71,7 @@ impl Speaker {
             },
             source,
             fixed,
+            own_hosts_only: false,
             port,
             seen: observe::Seen::default(),
         })

@@ -29,6 +29,9 @@ impl Requests<'_> {
 
     fn route(&self, snapshot: &Snapshot, parts: &Parts, host: &HeaderValue) -> Result<Routed, Missed> {
         let request = self.policy_request(parts, host)?;
+        if self.speaker.is_foreign(snapshot, request.authority, &parts.headers) {
+            return Err(Cause::ForeignHost.into());
+        }
         if self.meant.is_some_and(|meant| !meant.is(snapshot, &self.speaker.source, request.authority)) {
             return Err(Cause::Misdirected.into());
         }

@@ -6,7 +6,7 @@ use super::{
     http2::{connect, full, runtime},
     world::{Entry, World, traffic_policy},
 };
-use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
+use crate::{config::Protocol, tasks::Tasks};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -117,7 +117,7 @@ async fn counting(tasks: &Tasks) -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
             let service = hyper::service::service_fn(|_| async {
                 Ok::<_, std::convert::Infallible>(http::Response::new(full("answer")))
             });
-            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+            let served = hyper::server::conn::http2::Builder::new(spawner.clone())
                 .serve_connection(TokioIo::new(stream), service);
             let counted = Arc::clone(&counted);
             spawner.detach("application", async move {

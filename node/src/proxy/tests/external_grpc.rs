@@ -7,7 +7,7 @@ use super::{
     http2::{connect, full, runtime},
     world::{Entry, World, mesh_config},
 };
-use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
+use crate::{config::Protocol, tasks::Tasks};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
@@ -120,7 +120,7 @@ async fn authoriser(tasks: &Tasks) -> (SocketAddr, Questions) {
                     Ok::<_, Infallible>(response)
                 }
             });
-            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+            let served = hyper::server::conn::http2::Builder::new(spawner.clone())
                 .serve_connection(TokioIo::new(stream), service);
             spawner.detach("authoriser", async move { drop(served.await) });
         }

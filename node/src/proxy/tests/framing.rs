@@ -300,9 +300,11 @@ fn a55_identity_is_never_the_callers_to_say() {
     });
     let world = world(&backend);
     let headers = "X-Forwarded-Client-Cert: evil\r\nX-Skein-Source: evil\r\nX-Forwarded-For: evil\r\n\
-                   Forwarded: for=evil\r\nX-Real-Ip: evil\r\n";
+                   Forwarded: for=evil\r\nX-Real-Ip: evil\r\nX_Forwarded_Client_Cert: evil\r\nX_Forwarded-For: evil\r\n\
+                   x_skein_source: evil\r\nX_Real_Ip: evil\r\nX_Mine: kept\r\n";
     let answer = with(world.nodes[0].outbound, "reviews", "/", headers);
     assert!(!backend.last().head.contains("evil"), "{}", backend.last().head);
+    assert_eq!(backend.last().header("x_mine"), Some("kept"));
     assert_eq!((answer.status, backend.arrived().len()), (200, 1), "nor the application's to say that it never saw it");
     assert_eq!(answer.header("x-skein-outcome"), None);
 }

@@ -20,6 +20,27 @@ fn at(port: u16) -> String {
 const ROUTES: &str = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r}\nspec: {hosts: ['*'], gateways: [public], http: [{route: [{destination: {host: reviews}}]}]}\n";
 
 #[test]
+fn a_gateway_by_its_labels_alone_is_not_believed() {
+    for (namespace, believed) in [("default", true), ("shop", false)] {
+        let backend = Backend::named("v1");
+        let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+        let documents =
+            (at(8080) + ROUTES).replace("{name: public}", &format!("{{name: public, namespace: {namespace}}}"));
+        world.push(&documents.replace("gateways: [public]", &format!("gateways: [{namespace}/public]")));
+        world.open_gateways(0, &[8080], Duration::from_secs(1));
+        eventually("the port is open", || world.gateway(0, 8080).is_some());
+        let mut client = Client::connect(world.gateway(0, 8080).unwrap());
+        assert_eq!(
+            client.ask("GET / HTTP/1.1\r\nHost: a.org\r\nX-Forwarded-For: 10.9.9.9\r\n\r\n").unwrap().status,
+            200
+        );
+        let arrived = backend.last();
+        assert_eq!(arrived.header("x-envoy-external-address").is_some(), believed, "{namespace}: {}", arrived.head);
+        assert_eq!(arrived.header("x-forwarded-for").is_some_and(|told| told.contains("10.9.9.9")), believed);
+    }
+}
+
+#[test]
 fn what_came_in_at_a_port_that_closes_ends_when_it_has_had_its_time() {
     let (runtime, tasks) = (runtime(), Tasks::new());
     for (drain, ends) in [(Duration::from_secs(3_600), false), (Duration::from_millis(100), true)] {

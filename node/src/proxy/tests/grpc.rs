@@ -5,7 +5,7 @@ use super::{
     http2::{Body, connect, full, runtime},
     world::{Entry, World},
 };
-use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
+use crate::{config::Protocol, tasks::Tasks};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
@@ -39,7 +39,7 @@ pub(super) async fn application_with(tasks: &Tasks, streams: Option<u32>) -> (So
                 kept.lock().unwrap().push(request.headers().clone());
                 async move { Ok::<_, Infallible>(answer(request).await) }
             });
-            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+            let served = hyper::server::conn::http2::Builder::new(spawner.clone())
                 .max_concurrent_streams(streams.or(Some(200)))
                 .serve_connection(TokioIo::new(stream), service);
             spawner.detach("application", async move { drop(served.await) });

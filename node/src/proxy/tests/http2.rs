@@ -4,7 +4,7 @@ use super::{
     backend::{Backend, ok},
     world::{Entry, World},
 };
-use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
+use crate::{config::Protocol, tasks::Tasks};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
@@ -54,7 +54,7 @@ async fn application(tasks: Tasks) -> SocketAddr {
                 }
                 Ok::<_, Infallible>(response)
             });
-            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+            let served = hyper::server::conn::http2::Builder::new(spawner.clone())
                 .serve_connection(TokioIo::new(stream), service);
             spawner.detach("application", async move { drop(served.await) });
         }
@@ -78,7 +78,7 @@ pub(super) async fn held(tasks: Tasks, arrived: Arc<AtomicUsize>, released: watc
                     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("late"))))
                 }
             });
-            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+            let served = hyper::server::conn::http2::Builder::new(spawner.clone())
                 .serve_connection(TokioIo::new(stream), service);
             spawner.detach("application", async move { drop(served.await) });
         }
@@ -91,7 +91,7 @@ pub(super) type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 pub(super) async fn connect(address: SocketAddr, tasks: &Tasks) -> SendRequest<Body> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (sender, connection) =
-        hyper::client::conn::http2::handshake(Spawn(tasks.clone()), TokioIo::new(stream)).await.unwrap();
+        hyper::client::conn::http2::handshake(tasks.clone(), TokioIo::new(stream)).await.unwrap();
     tasks.detach("caller", async move { drop(connection.await) });
     sender
 }
@@ -190,7 +190,7 @@ async fn ends_late(tasks: Tasks) -> SocketAddr {
                 response.headers_mut().insert("content-length", length.into());
                 Ok::<_, Infallible>(response)
             });
-            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+            let served = hyper::server::conn::http2::Builder::new(spawner.clone())
                 .serve_connection(TokioIo::new(stream), service);
             spawner.detach("application", async move { drop(served.await) });
         }

@@ -8,7 +8,7 @@ use super::{
     http2::{connect, full, runtime},
     world::{Entry, World},
 };
-use crate::{clock, config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
+use crate::{clock, config::Protocol, tasks::Tasks};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
@@ -176,7 +176,7 @@ async fn flood_by_http2(tasks: &Tasks) -> (SocketAddr, Arc<AtomicUsize>, Arc<Ato
                 response.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
                 async move { Ok::<_, Infallible>(response) }
             });
-            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+            let served = hyper::server::conn::http2::Builder::new(spawner.clone())
                 .serve_connection(TokioIo::new(stream), service);
             spawner.detach("application", async move { drop(served.await) });
         }

@@ -6,7 +6,7 @@ use super::{
     http2::{Body, connect, full, runtime},
     world::{Entry, World, mesh_config, traffic_policy},
 };
-use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
+use crate::{config::Protocol, tasks::Tasks};
 use http::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::{
@@ -32,7 +32,7 @@ async fn application(tasks: Tasks) -> SocketAddr {
                 let tasks = tasks.clone();
                 async move { Ok::<_, Infallible>(answer(&tasks, &mut request)) }
             });
-            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+            let served = hyper::server::conn::http2::Builder::new(spawner.clone())
                 .enable_connect_protocol()
                 .serve_connection(TokioIo::new(stream), service);
             spawner.detach("application", async move { drop(served.await) });

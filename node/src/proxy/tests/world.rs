@@ -414,7 +414,7 @@ impl World {
         node.plane.shared.gateway.store(Arc::new(settings));
         let secrets = crate::secrets::Secrets::new(std::path::Path::new("/nonexistent"));
         let _inside = self.runtime.enter();
-        drop(node.tasks.critical("gateways", keep_doors(Arc::clone(&node.plane), secrets, drain)));
+        node.tasks.critical("gateways", keep_doors(Arc::clone(&node.plane), secrets, drain));
     }
 
     /// Where the port of a Gateway is open at a node.

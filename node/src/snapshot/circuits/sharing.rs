@@ -58,13 +58,12 @@ impl Circuits {
         if !self.shares.load(Relaxed) {
             return;
         }
-        let mut outliers = lock(&self.outliers);
         for (endpoint, failures) in failing {
             let (endpoint, reporter) = (Key::clone(endpoint), Key::clone(reporter));
-            // A report has no effects by itself.
-            let _ = outliers.handle(Event::Report { endpoint, reporter, failures: *failures }, now, random);
+            let report = Event::Report { endpoint, reporter, failures: *failures };
+            // A report has no effects by itself. Each takes the lock anew: no request waits for the whole list of a peer.
+            let _ = lock(&self.outliers).handle(report, now, random);
         }
-        drop(outliers);
         self.news.notify_one();
     }
 

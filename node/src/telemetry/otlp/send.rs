@@ -1,7 +1,7 @@
 //! One export: OTLP/gRPC or OTLP/HTTP with protobuf, over a connection that is kept, or through the mesh.
 
 use super::{messages::ExportResponse, target::Target};
-use crate::{config::SpeakerName, tasks::Tasks};
+use crate::{clock, config::SpeakerName, connect, tasks::Tasks};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use certs::id::ServiceName;
 use flate2::{Compression, write::GzEncoder};
@@ -23,7 +23,7 @@ use rustls::{
 use std::{error::Error as _, io::Write as _, path::Path, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::lookup_host,
     sync::{mpsc, oneshot},
     time::timeout,
 };
@@ -319,8 +319,11 @@ fn judge(answer: &Answer, is_grpc: bool) -> Result<u64, Failed> {
 }
 
 async fn open(target: &Target, tasks: &Tasks) -> Result<Sender, String> {
-    let tcp = timeout(CONNECT, TcpStream::connect((target.host.as_str(), target.port))).await;
-    let tcp = tcp.map_err(|_| "no connection in time".to_owned())?.map_err(|error| error.to_string())?;
+    let until = clock::monotonic() + CONNECT;
+    let found = timeout(CONNECT, lookup_host((target.host.as_str(), target.port))).await;
+    let found =
+        found.map_err(|_| "its name does not resolve in time".to_owned())?.map_err(|error| error.to_string())?;
+    let tcp = connect::first(&found.collect::<Vec<_>>(), until).await?;
     // Small exports must not wait for acknowledgements; a socket that refuses this still works.
     drop(tcp.set_nodelay(true));
     if !target.is_tls {

@@ -397,6 +397,7 @@ mod tests {
             slot_s: 30,
             heard: vec![node],
             silent: Vec::new(),
+            other_version: Vec::new(),
             unasked: 0,
             left_out: 0,
             edges,

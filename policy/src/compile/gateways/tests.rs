@@ -251,6 +251,16 @@ fn gateways_select_workloads_of_all_namespaces() {
 }
 
 #[test]
+fn only_gateways_of_namespaces_that_are_trusted_speak_for_clients() {
+    let compiled = Compiled::build(&Mesh::new().push(&gateway("shop", "g", &selected(&server(80, "'*'")))), None);
+    let labels = labels();
+    let all = ["shop", "istio-system", "dev"]
+        .map(|namespace| (compiled.is_gateway(namespace, &labels), compiled.speaks_for_clients(namespace, &labels)));
+    assert_eq!(all, [(true, true), (true, true), (true, false)], "anybody labels services of its own");
+    assert!(!compiled.speaks_for_clients("istio-system", &BTreeMap::new()));
+}
+
+#[test]
 fn unchanged_rules_stay_the_same_objects() {
     let (mut mesh, first) = (Mesh::new(), gateway("default", "g", &selected(&server(80, "'*'"))));
     let before = Arc::new(Compiled::build(&mesh.push(&(first + &routes("a", "g", "a.org", &rule("a", "")))), None));

@@ -37,6 +37,27 @@ fn the_hosts_of_entries_are_known_to_those_who_see_them() {
 }
 
 #[test]
+fn what_the_mesh_knows_is_no_other_site() {
+    let rule = "{route: [{destination: {host: reviews}}]}";
+    let world = World::new(&(ENTRIES.to_owned() + &rules("public", "default", "shop.example.com", rule)));
+    let knows = |host: &str, namespace: &str| {
+        let source = get("/").from(namespace).source;
+        knows(&world.compiled, &world.table, (&source, 80), host)
+    };
+    for host in
+        ["reviews", "Reviews.prod", "reviews.prod.mesh.", "api.example.com", "a.wild.example.com", "Shop.example.com"]
+    {
+        assert!(knows(host, "default"), "{host}");
+    }
+    for host in
+        ["evil.example", "vault.example.com", "nobody.prod.mesh", "reviews.prod.mesh.evil.example", "example.com"]
+    {
+        assert!(!knows(host, "default"), "{host}");
+    }
+    assert!(knows("vault.example.com", "bank"), "exported to them alone");
+}
+
+#[test]
 fn virtual_services_speak_of_them_the_most_specific_first() {
     let route = |name: &str| format!("{{name: {name}, route: [{{destination: {{host: api.example.com}}}}]}}");
     let world = World::new(

@@ -130,3 +130,37 @@ fn a_wildcard_covers_some_service() {
         assert_eq!(!fields(&text, &table(), codes::RULE_WITHOUT_HOST).is_empty(), idle, "{host}");
     }
 }
+
+#[test]
+fn a_share_that_is_less_than_one_endpoint_ejects_nobody() {
+    let of = |policy: &str| fields(&rule("name: a", REVIEWS, policy), &table(), codes::EJECTS_NOBODY);
+    let place = ["spec.trafficPolicy.outlierDetection"];
+    assert_eq!(of("outlierDetection: {}"), place);
+    assert_eq!(of("outlierDetection: {maxEjectionPercent: 20}"), place, "of as few as there are");
+    assert!(of("outlierDetection: {maxEjectionPercent: 100}").is_empty());
+    let port = of("portLevelSettings: [{port: {number: 9080}, outlierDetection: {}}]");
+    assert_eq!(port, ["spec.trafficPolicy.portLevelSettings[0].outlierDetection"]);
+    let entry = |endpoints: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: bank}}\nspec: {{hosts: [bank.example], resolution: STATIC, \
+             ports: [{{name: http, number: 80, protocol: HTTP}}], endpoints: [{endpoints}]}}\n"
+        )
+    };
+    let bank = |detection: &str, endpoints: &str| {
+        let text = format!(
+            "{}{}",
+            rule("name: a", "bank.example", &format!("outlierDetection: {detection}")),
+            entry(endpoints)
+        );
+        fields(&text, &table(), codes::EJECTS_NOBODY).len()
+    };
+    let (few, many): (Vec<_>, Vec<_>) =
+        (1..=20).map(|last| format!("{{address: 10.0.0.{last}}}")).partition(|one| one.len() < 20);
+    let (few, all) = (few.join(", "), [few.clone(), many].concat().join(", "));
+    assert_eq!((bank("{}", &few), bank("{}", &all)), (1, 0), "ten of a hundred, of nine and of twenty");
+    assert_eq!(bank("{maxEjectionPercent: 12}", &few), 0);
+    assert_eq!(bank("{maxEjectionPercent: 5}", &few), 1);
+    // Of what nobody knows only what is left out is spoken of.
+    let unknown = |policy: &str| fields(&rule("name: a", "'*.example'", policy), &table(), codes::EJECTS_NOBODY).len();
+    assert_eq!((unknown("outlierDetection: {}"), unknown("outlierDetection: {maxEjectionPercent: 10}")), (1, 0));
+}

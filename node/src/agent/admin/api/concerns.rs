@@ -12,6 +12,9 @@ pub struct Concerns {
     pub heard: Vec<NodeId>,
     /// Nodes that live and did not.
     pub silent: Vec<NodeId>,
+    /// Nodes that live and cannot answer because they run another version.
+    #[serde(default)]
+    pub other_version: Vec<NodeId>,
     /// Nodes that live and were not asked: of a large mesh a sample is.
     #[serde(default)]
     pub unasked: usize,

@@ -37,6 +37,9 @@ pub struct Explanation {
     pub destinations: Vec<Target>,
     /// The answer where no endpoint gives it; none if one does.
     pub answer: Option<Answer>,
+    /// Where it comes in, of a client outside the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<AtGateway>,
     /// Path and query after the rewrite.
     pub path: Option<String>,
     /// The caller as it was taken.
@@ -53,6 +56,15 @@ impl Explanation {
     }
 }
 
+/// Where a client's request comes in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtGateway {
+    /// The Gateway, `NAMESPACE/NAME`.
+    pub name: String,
+    /// The port as documents name it.
+    pub port: u16,
+}
+
 /// One destination of a route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
@@ -66,6 +78,60 @@ pub struct Target {
     pub percent: u64,
     /// Envoy's name of it.
     pub cluster: String,
+    /// What DestinationRules come to for the caller; none from a node that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_rule: Option<Effective>,
+}
+
+/// What holds for a caller's traffic to a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effective {
+    /// The documents that say so, `KIND NAMESPACE/NAME`; none where all is by default.
+    pub documents: Vec<String>,
+    /// How an endpoint is chosen, in the words of `loadBalancer`: of `simple`, or `consistentHash`.
+    pub load_balancer: String,
+    /// How much at once.
+    pub connection_pool: PoolSizes,
+    /// When endpoints are left out; none: never.
+    pub outlier_detection: Option<Ejections>,
+    /// The mode of `tls`; none: the mesh's own mutual TLS between nodes.
+    pub tls: Option<String>,
+}
+
+/// Limits of `connectionPool`; none is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolSizes {
+    /// `tcp.maxConnections`.
+    pub max_connections: Option<u32>,
+    /// `tcp.connectTimeout`, milliseconds; none: what MeshConfig says.
+    pub connect_timeout_ms: Option<u64>,
+    /// `http.http1MaxPendingRequests`.
+    pub max_pending_requests: Option<u32>,
+    /// `http.http2MaxRequests`.
+    pub max_requests: Option<u32>,
+    /// `http.maxRequestsPerConnection`.
+    pub max_requests_per_connection: Option<u32>,
+    /// `http.maxRetries`; none also where `retryBudget` stands in its place.
+    pub max_retries: Option<u32>,
+}
+
+/// `outlierDetection`, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ejections {
+    /// `consecutive5xxErrors`; 0 is off.
+    pub consecutive_5xx: u32,
+    /// `consecutiveGatewayErrors`; 0 is off.
+    pub consecutive_gateway_errors: u32,
+    /// `consecutiveLocalOriginFailures`; none where they count as the others do.
+    pub consecutive_local_origin_failures: Option<u32>,
+    /// `interval`, milliseconds.
+    pub interval_ms: u64,
+    /// `baseEjectionTime`, milliseconds.
+    pub base_ejection_ms: u64,
+    /// `maxEjectionPercent`.
+    pub max_ejection_percent: u32,
+    /// `minHealthPercent`.
+    pub min_health_percent: u32,
 }
 
 /// What is retried.
@@ -139,7 +205,7 @@ pub struct Candidate {
     pub cluster: String,
     /// Whether it may be chosen.
     pub candidate: bool,
-    /// Why it may not; empty if it may.
+    /// Why it may not, or what else is to be said of it: that it fails and is spared, or is used in a panic. Empty if nothing is.
     pub reason: String,
     /// Whether it lets the caller in.
     pub authorization: Authorization,

@@ -264,6 +264,9 @@ pub struct Pushed {
     pub durable: Vec<NodeId>,
     /// Nodes whose traffic follows it.
     pub applied: Vec<NodeId>,
+    /// Nodes that have it and whose build cannot read all of it.
+    #[serde(default)]
+    pub unreadable: Vec<NodeId>,
     /// Alive nodes that have said nothing yet.
     pub pending: Vec<NodeId>,
     /// Nodes that the asked node does not reach.

@@ -18,6 +18,9 @@ pub struct Traffic {
     pub heard: Vec<NodeId>,
     /// Nodes alive that did not answer.
     pub silent: Vec<NodeId>,
+    /// Nodes alive that cannot answer because they run another version.
+    #[serde(default)]
+    pub other_version: Vec<NodeId>,
     /// Nodes alive that were not asked: of a large mesh a sample is.
     #[serde(default)]
     pub unasked: usize,

@@ -1,8 +1,9 @@
 //! The request that is asked about, as a query says it.
 
-use certs::id::ServiceAccount;
+use certs::id::{ServiceAccount, ServiceName};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST};
 use percent_encoding::percent_decode_str;
+use policy::kinds::GatewayName;
 
 use crate::error::Error;
 
@@ -28,6 +29,8 @@ pub(super) enum Asks {
 pub(super) struct Question {
     pub(super) asks: Asks,
     pub(super) from: Option<ServiceAccount>,
+    /// It is a client's, outside the mesh, and comes in where this Gateway opens its ports.
+    pub(super) gateway: Option<GatewayName>,
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) authority: String,
@@ -47,6 +50,7 @@ impl Question {
                     let account = value.parse().map_err(|_| wrong(&value, "not NAMESPACE/ACCOUNT"))?;
                     question.from = Some(account);
                 }
+                "gateway" => question.gateway = Some(gateway(&value)?),
                 "header" => question.header(&value)?,
                 "sni" => server_name = Some(value.into_owned()),
                 _ => return Err(wrong(name, "there is no such question")),
@@ -79,10 +83,15 @@ impl Question {
         let named = || server_name.clone().unwrap_or_else(|| uri.host().unwrap_or_default().to_owned());
         self.asks = match uri.scheme_str() {
             Some("http") => Asks::Request,
+            Some("https") if self.gateway.is_some() => Asks::Request,
+            Some("https") => return Err(wrong(url, "https:// is for requests of clients at a gateway (--gateway)")),
             Some("tcp") => Asks::Bytes,
             Some("tls") => Asks::Tls(named()),
             _ => return Err(wrong(url, "write http:// for a request, tcp:// or tls:// for a connection")),
         };
+        if self.gateway.is_some() && (self.asks != Asks::Request || self.from.is_some()) {
+            return Err(wrong(url, "at a gateway requests are explained, and the gateway is who calls"));
+        }
         if server_name.is_some() && !matches!(self.asks, Asks::Tls(_)) {
             return Err(wrong(url, "only tls:// asks for a server name"));
         }
@@ -100,6 +109,12 @@ impl Question {
         self.uri = uri;
         Ok(())
     }
+}
+
+/// The Gateway of a namespace: its names are of the same form as those of services.
+fn gateway(text: &str) -> Result<GatewayName, Error> {
+    let name: ServiceName = text.parse().map_err(|_| wrong(text, "not NAMESPACE/NAME"))?;
+    Ok(GatewayName::Gateway { namespace: name.namespace().to_owned(), name: name.name().to_owned() })
 }
 
 /// What the proxy takes for a port: an empty one is the scheme's.
@@ -135,6 +150,15 @@ mod tests {
         let named = Question::read("url=tls%3A%2F%2Fdb%3A443&sni=a.example").unwrap();
         assert_eq!(named.asks, Asks::Tls("a.example".to_owned()));
         assert_eq!(Question::read("url=tcp%3A%2F%2Fdb%3A5432").unwrap().asks, Asks::Bytes);
+        let entering = Question::read("url=https%3A%2F%2Fa&gateway=shop%2Fpublic").unwrap();
+        assert_eq!(entering.gateway.map(|name| name.to_string()).as_deref(), Some("shop/public"));
+        for bad in [
+            "url=a&gateway=public",
+            "url=tcp%3A%2F%2Fa%3A1&gateway=shop%2Fpublic",
+            "url=a&gateway=shop%2Fpublic&from=shop%2Fweb",
+        ] {
+            assert_eq!(Question::read(bad).unwrap_err().code, "usage", "{bad}");
+        }
         for bad in ["url=tcp%3A%2F%2Fdb%3A1%2Fa", "url=tcp%3A%2F%2Fdb%3A1&header=a%3Ab", "url=db&sni=a"] {
             assert_eq!(Question::read(bad).unwrap_err().code, "usage", "{bad}");
         }

@@ -227,6 +227,7 @@ pub(super) fn not_reckoned(changed: &BTreeSet<DocumentId>) -> Vec<String> {
         Kind::RoleSet | Kind::Revocation => Some("rights are not reckoned; every node heeds it"),
         Kind::NodeGrant => Some("rights are not reckoned; the node of this name heeds it, and whoever meets it"),
         Kind::Confirmation => Some("what it keeps is in effect already"),
+        Kind::Unknown(_) => Some("this build does not know the kind"),
         Kind::VirtualService
         | Kind::DestinationRule
         | Kind::ServiceEntry
@@ -317,6 +318,7 @@ mod tests {
             slot_s: 15,
             heard: vec![node("a")],
             silent: vec![node("b"), node("elsewhere")],
+            other_version: Vec::new(),
             unasked: 1,
             left_out: 3,
             edges: vec![edge("cron", "none"), edge("web", "mutual_tls")],

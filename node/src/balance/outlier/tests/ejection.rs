@@ -58,11 +58,36 @@ fn no_ejection_is_longer_than_five_minutes_or_the_base() {
 fn the_cap_spares_and_the_count_begins_anew() {
     let mut node = Node::new(OutlierPolicy { max_ejection_percent: 50, ..eager(2) }, 3);
     assert!(matches!(node.fail(0, 0)[..], [Effect::Ejected(_)]));
-    let spared = Effect::Spared { cluster: key("c"), endpoint: key("e001"), why: Why::Errors };
-    assert_eq!(node.fail(1, 0), vec![spared.clone()], "two of three are more than half");
+    let spared = |again| Effect::Spared { cluster: key("c"), endpoint: key("e001"), why: Why::Errors, again };
+    assert_eq!(node.fail(1, 0), vec![spared(false)], "two of three are more than half");
     assert_eq!(node.attempt(1, Outcome::Status(500), 0), []);
-    assert_eq!(node.attempt(1, Outcome::Status(500), 0), [spared]);
+    assert_eq!(node.attempt(1, Outcome::Status(500), 0), [spared(true)]);
     assert_eq!(node.out(), [0]);
+}
+
+#[test]
+fn who_fails_and_stays_in_is_named_until_it_has_done_well_or_may_go_out() {
+    let mut node = Node::new(OutlierPolicy { max_ejection_percent: 50, ..eager(1) }, 3);
+    let spared = |node: &Node| node.outliers.spared().map(|one| one.endpoint.to_string()).collect::<Vec<_>>();
+    node.fail(0, 0);
+    node.fail(1, 0);
+    let one = node.outliers.spared().next().unwrap();
+    assert_eq!((&*one.endpoint, one.why, one.until), ("e001", Why::Errors, 30_000));
+    assert_eq!(one.reason(), "maxEjectionPercent 50 lets no more than 1 of 3 endpoints go out");
+    let none = Spared { percent: 10, ..one };
+    assert_eq!(none.reason(), "maxEjectionPercent 10 lets none of 3 endpoints go out");
+    node.fail(1, 25_000);
+    node.outliers.handle(Event::Tick, 30_000, 0);
+    assert_eq!(spared(&node), [""; 0], "the first one is back: this one may go out when it fails again");
+    node.fail(0, 30_001);
+    assert_eq!(spared(&node), ["e001"]);
+    node.outliers.handle(Event::Tick, 60_000, 0);
+    assert_eq!((spared(&node), node.out()), (vec![], vec![0]), "it has done well since");
+    node.fail(1, 60_001);
+    assert_eq!(spared(&node), ["e001"]);
+    node.outliers.handle(Event::Tick, 100_000, 0);
+    assert!(matches!(node.fail(1, 100_001)[..], [Effect::Ejected(_)]));
+    assert_eq!((spared(&node), node.out()), (vec![], vec![1]));
 }
 
 #[test]

@@ -135,6 +135,9 @@ impl Judge {
                     (Standing::Applied, true) => Follower::Busy(
                         "connections, an enroller CA or what it heard of others still rest on the old root".to_owned(),
                     ),
+                    (Standing::Unreadable, _) => {
+                        Follower::Waiting("its version of skein cannot read the RoleSet".to_owned())
+                    }
                     (Standing::Durable | Standing::Proposed | Standing::Superseded | Standing::Conflicted, _) => {
                         Follower::Waiting("the RoleSet is not in effect there yet".to_owned())
                     }
@@ -248,7 +251,7 @@ mod tests {
         };
         let chain = enroller.issue_node_unchecked(&ca_key.spki(), &grant.certified(record.public()), NOW).unwrap();
         let (trust_domain, changeset) = (mesh.clone(), Digest([7; 32]));
-        let receipt = Receipt { trust_domain, node: node(name), changeset, standing, at: NOW };
+        let receipt = Receipt { trust_domain, node: node(name), changeset, standing, at: NOW, extensions: Vec::new() };
         STANDARD.encode(receipt.sign(&record, &chain))
     }
 
@@ -260,6 +263,7 @@ mod tests {
             changeset: String::new(),
             durable: ["moved", "old", "busy", "liar", "replaced"].map(node).to_vec(),
             applied: Vec::new(),
+            unreadable: Vec::new(),
             pending: vec![node("silent")],
             unreachable: vec![node("off"), node("apart")],
             complete: false,
@@ -299,6 +303,7 @@ mod tests {
             role_set: 3,
             out: Out { ended, ..Out::default() },
             nodes: Vec::new(),
+            later: toml::Table::new(),
         };
         let judge = Judge { role_set, roots, every: vec![old.certificate(), new.certificate()], known };
         let followers = judge.followers(&said, &seen, NOW);

@@ -52,6 +52,7 @@ fn bad() -> Said {
         ("clock_drift", "degraded"),
         ("conflict", "degraded"),
         ("draining", "degraded"),
+        ("endpoint_spared", "degraded"),
         ("enroller_old", "degraded"),
         ("members_missing", "degraded"),
         ("mesh_nearly_full", "degraded"),
@@ -64,6 +65,7 @@ fn bad() -> Said {
         ("storage_full", "critical"),
         ("task_panicked", "degraded"),
         ("unhealthy_service", "degraded"),
+        ("worker_stuck", "critical"),
         ("something_new", "critical"),
     ];
     let problems =

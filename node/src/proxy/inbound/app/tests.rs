@@ -12,14 +12,15 @@ use tokio::{
 async fn an_application_that_restarts_is_waited_for() {
     // Of an address where nobody else looks for a port.
     let address = std::net::TcpListener::bind("127.20.0.3:0").unwrap().local_addr().unwrap();
-    let (target, patience) = (Target::plain(address), Duration::from_secs(30));
-    assert!(matches!(connect(&target, patience, &CONNECT_PAUSES).await, Err(Failed::Connect(_))));
+    let terms = Terms::of(&ClusterPolicy::default(), &MeshConfig::default());
+    let (target, terms) = (Target::plain(address), Terms { connect: Duration::from_secs(30), ..terms });
+    assert!(matches!(connect(&target, &terms, &CONNECT_PAUSES).await, Err(Failed::Connect(_))));
     let pauses = [Duration::from_millis(50); 400];
     let back = async {
         tokio::time::sleep(Duration::from_millis(10)).await;
         tokio::net::TcpListener::bind(address).await.unwrap()
     };
-    let (connected, _listener) = tokio::join!(connect(&target, patience, &pauses), back);
+    let (connected, _listener) = tokio::join!(connect(&target, &terms, &pauses), back);
     assert!(connected.is_ok());
 }
 

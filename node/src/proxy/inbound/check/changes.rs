@@ -3,6 +3,7 @@
 use super::super::super::http::is_proxys;
 use http::{HeaderMap, HeaderName, HeaderValue, request::Parts, uri::PathAndQuery};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use policy::headers::spelling;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -50,7 +51,11 @@ impl Changes {
     /// Its query would be none.
     pub(super) fn apply(&self, parts: &mut Parts) -> Result<(), http::Error> {
         for name in self.removed.iter().filter(|name| !is_proxys(name.as_str())) {
-            parts.headers.remove(name);
+            spelling::remove(&mut parts.headers, name);
+        }
+        // What a caller sends under another spelling would be read beside the authoriser's word.
+        for change in self.request.iter().filter(|change| change.way == Way::Set) {
+            spelling::remove(&mut parts.headers, &change.name);
         }
         apply(&self.request, &mut parts.headers);
         if !(self.query_set.is_empty() && self.query_removed.is_empty()) {
