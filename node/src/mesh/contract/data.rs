@@ -304,20 +304,8 @@ async fn strangers_are_refused_both_ways(transport: Transport) {
 
 /// True if it says that the other node cannot have acted on the request.
 fn is_unread(error: &Error) -> bool {
-    match error {
-        Error::Connect { .. }
-        | Error::WrongPeer { .. }
-        | Error::Unwelcome { .. }
-        | Error::NeverSent(_)
-        | Error::Refused => true,
-        Error::NoIdentity(_)
-        | Error::Stopping
-        | Error::Overflow(_)
-        | Error::ResetBefore(_)
-        | Error::ResetAfter(_)
-        | Error::Protocol(_)
-        | Error::RequestBody(_) => false,
-    }
+    use Error::{Connect, NeverSent, Refused, Unwelcome, WrongPeer};
+    matches!(error, Connect { .. } | WrongPeer { .. } | Unwelcome { .. } | NeverSent(_) | Refused)
 }
 
 async fn the_right_account_on_the_wrong_node_is_refused(transport: Transport) {
