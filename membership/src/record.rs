@@ -372,7 +372,7 @@ mod tests {
         assert!(ahead > first && !plausible_generation(ahead, now));
         for (stored, seen) in [(ahead, 0), (0, ahead), (u64::MAX, ahead)] {
             let next = next_generation(stored, seen, now, 0);
-            assert!(plausible_generation(next, now) && next > now / 1_000 << GENERATION_RANDOM_BITS, "{next}");
+            assert!(plausible_generation(next, now) && next > (now / 1_000) << GENERATION_RANDOM_BITS, "{next}");
         }
         // What is plausible still counts beside it.
         assert!(next_generation(first, ahead, now, 0) > first);

@@ -134,7 +134,7 @@ pub enum NoRoute {
     #[error("no rule of {document} matches")]
     NoMatch {
         /// The VirtualService.
-        document: DocumentId,
+        document: Box<DocumentId>,
         /// What was addressed.
         host: Addressed,
         /// The port that was addressed.
@@ -396,7 +396,7 @@ pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>
         Found::Rule(route, matched, condition) => {
             Ok(Routed { host: Addressed::Service(service), port, route, matched, condition })
         }
-        Found::NoMatch => Err(NoRoute::NoMatch { document: found.id.clone(), host: Addressed::Service(service), port }),
+        Found::NoMatch => Err(NoRoute::NoMatch { document: Box::new(found.id.clone()), host: Addressed::Service(service), port }),
         Found::NotForCaller => Ok(plain(compiled, service, port, namespace)),
     }
 }
@@ -419,7 +419,7 @@ fn by_entry(compiled: &Compiled, request: &Request<'_>, scope: Scope<'_>) -> Opt
     let Some(found) = compiled.virtual_service_of_entry(&name, scope.at(port)) else { return Some(Ok(plain())) };
     Some(match first(found, request, port) {
         Found::Rule(route, matched, condition) => Ok(Routed { host: addressed, port, route, matched, condition }),
-        Found::NoMatch => Err(NoRoute::NoMatch { document: found.id.clone(), host: addressed, port }),
+        Found::NoMatch => Err(NoRoute::NoMatch { document: Box::new(found.id.clone()), host: addressed, port }),
         Found::NotForCaller => Ok(plain()),
     })
 }
@@ -442,7 +442,7 @@ fn by_name(
     };
     match first(found, request, port) {
         Found::Rule(route, matched, condition) => Some(Ok(Routed { host, port, route, matched, condition })),
-        Found::NoMatch => Some(Err(NoRoute::NoMatch { document: found.id.clone(), host, port })),
+        Found::NoMatch => Some(Err(NoRoute::NoMatch { document: Box::new(found.id.clone()), host, port })),
         Found::NotForCaller => None,
     }
 }
