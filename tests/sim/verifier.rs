@@ -29,6 +29,7 @@ struct Head {
     _nonce: [u8; 16],
     changes: Vec<HeadChange>,
     signers: Vec<PublicKey>,
+    _extensions: Vec<(u16, Vec<u8>)>,
 }
 
 #[derive(Deserialize)]
