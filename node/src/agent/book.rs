@@ -48,6 +48,8 @@ struct Shelf {
     rejected: BTreeSet<ChangesetId>,
     /// What operators signed and this build cannot read: the store has it of a later build, or a peer gave it.
     unread: BTreeSet<Digest>,
+    /// Those of them that the store held at the start.
+    unread_at_start: BTreeSet<Digest>,
     /// Changesets over a quota of sync: until when they are not fetched again.
     delayed: BTreeMap<ChangesetId, Uptime>,
     /// By peer changesets of which it gave a copy that does not hold (yet): until when they are not fetched from that one again. Others
@@ -114,6 +116,7 @@ impl Book {
             trust_domain: trust_domain.clone(),
             refusals: Refusals::default(),
             rejected: BTreeSet::new(),
+            unread_at_start: unread.clone(),
             unread,
             delayed: BTreeMap::new(),
             spoilt: BTreeMap::new(),
@@ -376,7 +379,9 @@ impl Book {
         if !refusals.is_empty() {
             self.refuse(&mut shelf, refusals, now);
         }
-        shelf.unread.retain(|id| !learned.fresh.contains(&ChangesetId(*id)));
+        let is_unread = |id: &Digest| !learned.fresh.contains(&ChangesetId(*id));
+        shelf.unread_at_start.retain(is_unread);
+        shelf.unread.retain(is_unread);
         self.unread.store(shelf.unread.len(), Relaxed);
         Ok(learned)
     }
@@ -442,6 +447,8 @@ impl Shelf {
         if fresh.iter().any(names_role_set) {
             self.rejected.clear();
             self.spoilt.clear();
+            // What peers gave comes again, and is counted again if whoever signed it may still speak.
+            self.unread.clone_from(&self.unread_at_start);
         }
     }
 }

@@ -198,12 +198,7 @@ impl World {
     /// Takes new policy; the caller has one at a time. Gives the authority if it changed: then live connections are to be judged anew.
     pub(super) fn state_changed(&self, state: Arc<State>) -> Option<Arc<Authority>> {
         let last = self.current.load();
-        // Nobody else changes what is compiled, so that it need not be locked: members come and go meanwhile.
-        let compiled = if Arc::ptr_eq(&state, &last.state) {
-            last.compiled.clone()
-        } else {
-            Arc::new(Compiled::build(&state, Some(&last.compiled)))
-        };
+        // Who is evicted is let in no more from here on: to compile takes its time.
         let known_keys = self.keys().known.clone();
         let authority = Authority { known_keys, ..state.authority(&self.trust_domain) };
         let changed = authority.known_keys != last.authority.known_keys
@@ -214,6 +209,12 @@ impl World {
         if changed {
             self.authority.store(authority.clone());
         }
+        // Nobody else changes what is compiled, so that it need not be locked: members come and go meanwhile.
+        let compiled = if Arc::ptr_eq(&state, &last.state) {
+            last.compiled.clone()
+        } else {
+            Arc::new(Compiled::build(&state, Some(&last.compiled)))
+        };
         let _one = lock(&self.folding);
         let last = self.current.load();
         let foreign = self.foreign(&compiled, &last.services, None);
@@ -419,7 +420,7 @@ mod tests {
         std::thread::scope(|scope| {
             let membership = lock(&world.folding);
             let taken = scope.spawn(|| world.state_changed(next.clone()));
-            // The first that others see of what was compiled.
+            // The first that others see of it: who is let in, before anything is compiled.
             let (begun, roots) = (clock::monotonic(), state().authority(&world.trust_domain).roots);
             while world.authority.load().roots == roots {
                 assert!(begun.elapsed() < PATIENCE, "who compiles waits for membership, and membership for it");

@@ -61,9 +61,13 @@ impl Supervisor {
         tasks.kept("supervisor", move || {
             let (told, stuck) = (told.clone(), stuck.clone());
             async move {
-                let mut due = tokio::time::interval((patience / 2).max(Duration::from_millis(1)));
+                let (mut due, mut stuck) = (tokio::time::interval((patience / 2).max(Duration::from_millis(1))), stuck);
                 loop {
-                    due.tick().await;
+                    // Workers that turn again are told at once: the sign that was not given meanwhile may have been the last in time.
+                    tokio::select! {
+                        _ = due.tick() => {}
+                        Ok(()) = stuck.changed() => {}
+                    }
                     if stuck.borrow().is_empty() {
                         told.tell("WATCHDOG=1");
                     }

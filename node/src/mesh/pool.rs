@@ -302,7 +302,7 @@ impl Group {
     /// Begins a dial that nobody waits for, unless one is under way or not needed.
     pub(super) fn try_quic(&self, dial: impl FnOnce(u8) -> Dialling) {
         let mut state = lock(&self.state);
-        if state.connections.is_empty() && state.dialling.is_none() {
+        if !serves(&state.connections) && state.dialling.is_none() {
             state.dialling = Some(dial(state.ordinal));
             state.ordinal = state.ordinal.wrapping_add(1);
         }

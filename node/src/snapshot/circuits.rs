@@ -213,9 +213,8 @@ impl Circuits {
     pub fn sweep(&self, now: Millis, random: u64) -> Option<Millis> {
         let (effects, due, forgives) = {
             let mut outliers = lock(&self.outliers);
-            let before = outliers.spared().count();
             let effects = outliers.handle(Event::Tick, now, random);
-            (effects, outliers.due(), outliers.spared().count() != before)
+            (effects, outliers.due(), outliers.has_forgiven())
         };
         self.apply(effects);
         if forgives {

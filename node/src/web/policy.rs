@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     agent::admin::{
-        Admin, LogFilter, When,
+        Admin, KindName, LogFilter, When,
         api::{Change, ChangesetDetail, Conflict, Content, Document, LogEntry, Proposal, Spread},
     },
     cli::{difference::unified, output::yaml},
@@ -214,7 +214,7 @@ fn difference(sides: Sides) -> String {
 async fn before(admin: &Admin, changeset: &str, change: &Change) -> Result<Option<Value>, Error> {
     let kind: Kind = change.kind.parse().map_err(|_| Error::new("not_found", "this build does not know the kind"))?;
     let when = When { before: Some(changeset.to_owned()), ..When::default() };
-    let names = (kind, change.namespace.clone(), change.name.clone());
+    let names = (KindName(kind), change.namespace.clone(), change.name.clone());
     let Json(content) = Admin::document_at(State(admin.clone()), Path(names), Query(when)).await?;
     Ok(content.map(|content| content.document))
 }

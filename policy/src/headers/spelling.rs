@@ -15,12 +15,13 @@ pub fn begins(name: &str, start: &str) -> bool {
     name.len() >= start.len() && name.bytes().zip(start.bytes()).all(|(one, other)| folded(one) == folded(other))
 }
 
-/// Removes a header under each of its spellings.
-pub fn remove(headers: &mut HeaderMap, known: &HeaderName) {
+/// Removes a header under each of its spellings; true if there was one.
+pub fn remove(headers: &mut HeaderMap, known: &HeaderName) -> bool {
     let removed: Vec<HeaderName> = headers.keys().filter(|name| same(name.as_str(), known.as_str())).cloned().collect();
-    for name in removed {
+    for name in &removed {
         headers.remove(name);
     }
+    !removed.is_empty()
 }
 
 #[cfg(test)]
@@ -40,7 +41,8 @@ mod tests {
     fn every_spelling_goes_and_nothing_else() {
         let names = ["x-user", "x_user", "x_users", "xuser"].map(HeaderName::from_static);
         let mut headers = HeaderMap::from_iter(names.map(|name| (name, HeaderValue::from_static("root"))));
-        remove(&mut headers, &HeaderName::from_static("x-user"));
+        assert!(remove(&mut headers, &HeaderName::from_static("x-user")));
+        assert!(!remove(&mut headers, &HeaderName::from_static("x-user")));
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["x_users", "xuser"]);

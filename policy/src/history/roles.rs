@@ -110,7 +110,9 @@ impl Chain {
         let base = self.base(&parents(changeset)).ok().map(|base| base.roles.set.clone());
         let own = match said(changeset) {
             Ok(Said::Read(set)) => Some(set),
-            Ok(Said::Unread(..)) | Err(_) => None,
+            // Its own keys sign it, too, whoever can read the rest.
+            Ok(Said::Unread(_, next)) => next.map(Arc::from),
+            Err(_) => None,
         };
         base.into_iter().chain(own).collect()
     }

@@ -281,13 +281,12 @@ impl RoleSet {
 
     /// What holds in the place of a RoleSet that follows this one and that this build cannot read: what this one says, without the
     /// keys that the next one, as far as it can be read, takes out and whose changesets it says to keep. So nobody gets a right, and
-    /// who was removed does not come back.
+    /// who was removed does not come back. The threshold stays: where too few of its keys are left, a recovery key or a newer build
+    /// goes on.
     pub(crate) fn before_unread(&self, next: Option<&RoleSet>) -> RoleSet {
         let mut set = RoleSet { trust: None, keeps: None, voids: BTreeSet::new(), ..self.clone() };
         if let Some(next) = next.filter(|next| next.keeps.is_some() && !next.keys.is_empty()) {
             set.keys.retain(|own| next.keys.iter().any(|key| key.key == own.key));
-            let governing = governors(&set.keys, &set.roles).count();
-            set.threshold = set.threshold.min(governing).max(1);
             (set.keeps, set.voids) = (next.keeps.clone(), next.voids.clone());
         }
         set

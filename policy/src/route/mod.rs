@@ -396,7 +396,9 @@ pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>
         Found::Rule(route, matched, condition) => {
             Ok(Routed { host: Addressed::Service(service), port, route, matched, condition })
         }
-        Found::NoMatch => Err(NoRoute::NoMatch { document: Box::new(found.id.clone()), host: Addressed::Service(service), port }),
+        Found::NoMatch => {
+            Err(NoRoute::NoMatch { document: Box::new(found.id.clone()), host: Addressed::Service(service), port })
+        }
         Found::NotForCaller => Ok(plain(compiled, service, port, namespace)),
     }
 }

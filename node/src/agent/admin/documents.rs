@@ -13,7 +13,15 @@ use policy::{
 };
 use serde_json::Value;
 
-use super::{Admin, answers::encoded, api, error::Error, look::Documents, past, rfc3339, withheld::withhold};
+use super::{
+    Admin,
+    answers::encoded,
+    api,
+    error::Error,
+    look::{Documents, KindName},
+    past, rfc3339,
+    withheld::withhold,
+};
 
 impl Admin {
     /// The documents in effect, or some of them.
@@ -93,7 +101,7 @@ impl Admin {
     /// `GET /v1/policy/proof/{kind}/{namespace}/{name}`: how a document stands, as operators signed it.
     pub(super) async fn document_proof(
         State(admin): State<Self>,
-        Path((kind, namespace, name)): Path<(Kind, String, String)>,
+        Path((KindName(kind), namespace, name)): Path<(KindName, String, String)>,
     ) -> Json<api::Proof> {
         let id = DocumentId::new(kind, &namespace, &name);
         Json(admin.agent.history(move |history| proof(history, &[&id])).await)

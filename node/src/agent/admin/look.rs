@@ -60,11 +60,22 @@ pub(super) enum Look {
     Log(LogFilter),
 }
 
+/// A kind of this build, as people type it: in any case, and also its plural.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KindName(pub(crate) Kind);
+
+impl<'de> Deserialize<'de> for KindName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        word.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
 /// Which documents; all where it says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 pub(crate) struct Documents {
     /// Of this kind only.
-    kind: Option<Kind>,
+    kind: Option<KindName>,
     /// Of this namespace only.
     namespace: Option<String>,
 }
@@ -73,7 +84,7 @@ impl Documents {
     /// Whether it is one of these.
     pub(super) fn include(&self, id: &DocumentId) -> bool {
         let is_of = |namespace: &String| *namespace == id.namespace;
-        self.kind.is_none_or(|kind| id.kind == kind) && self.namespace.as_ref().is_none_or(is_of)
+        self.kind.is_none_or(|KindName(kind)| id.kind == kind) && self.namespace.as_ref().is_none_or(is_of)
     }
 }
 

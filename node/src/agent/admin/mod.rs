@@ -53,6 +53,7 @@ use certs::{
 use tokio::sync::Semaphore;
 
 pub(crate) use events::{OTHER_VERSION, SILENT, Told, UNASKED};
+pub(crate) use look::KindName;
 pub(crate) use past::{LogFilter, When};
 pub use serve::SOCKET_MODE;
 

@@ -66,7 +66,9 @@ impl Admin {
         let (outliers, panicking) = (self.outliers(), self.circuits.panicking());
         for endpoint in &mut explained.endpoints {
             let same = |outlier: &&api::Outlier| outlier.endpoint == endpoint.id && outlier.cluster == endpoint.cluster;
-            match outliers.iter().filter(|_| endpoint.candidate).find(same) {
+            let found = outliers.iter().filter(|_| endpoint.candidate).filter(same);
+            // What one caller spares another one may do without.
+            match found.min_by_key(|outlier| outlier.spared_by.is_some()) {
                 None => {}
                 Some(api::Outlier { reason, spared_by: Some(why), .. }) => {
                     endpoint.reason = format!("spared: {reason}, {why}");

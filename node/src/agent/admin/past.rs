@@ -7,13 +7,13 @@ use axum::{
 };
 use certs::codec::Millis;
 use policy::{
-    DocumentId, Kind,
+    DocumentId,
     changeset::ChangesetId,
     history::{Absent, Conflict, History, LiveValue, LogEntry, Moment, Trial, Version, WHEN_BODIES_GO},
 };
 use serde::Deserialize;
 
-use super::{Admin, answers::encoded, api, documents, error::Error, rfc3339};
+use super::{Admin, answers::encoded, api, documents, error::Error, look::KindName, rfc3339};
 
 /// `GET /v1/policy/{kind}/{namespace}/{name}`: the document in effect, or as it was.
 #[derive(Debug, Default, Deserialize)]
@@ -41,7 +41,7 @@ impl Admin {
     /// `GET /v1/policy/{kind}/{namespace}/{name}`: 404 if no such document is in effect; null if none was then.
     pub(crate) async fn document_at(
         State(admin): State<Self>,
-        Path((kind, namespace, name)): Path<(Kind, String, String)>,
+        Path((KindName(kind), namespace, name)): Path<(KindName, String, String)>,
         Query(when): Query<When>,
     ) -> Result<Json<Option<api::Content>>, Error> {
         let id = DocumentId::new(kind, &namespace, &name);
@@ -237,6 +237,7 @@ fn settle(what: &str, id: &DocumentId, exists: bool) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use policy::Kind;
 
     #[test]
     fn words_of_documents_and_times() {

@@ -34,8 +34,8 @@ impl Sync {
     async fn fetch_claimed(self: &Arc<Self>, link: &PeerLink, claimed: &mut Claimed<'_>) -> Result<Brought, SyncError> {
         let mut wanted: Vec<Digest> = claimed.ids.clone();
         let mut brought = Brought::InVain;
-        // References that were asked for since something new came.
-        let mut asked = BTreeSet::new();
+        // What this peer could have given since something new came.
+        let mut asked: BTreeSet<Digest> = BTreeSet::new();
         for _ in 0..ROUNDS {
             if wanted.is_empty() {
                 return Ok(brought);
@@ -46,6 +46,7 @@ impl Sync {
             if given.is_empty() {
                 return Ok(brought);
             }
+            asked.extend(&wanted[..reached(&wanted, &given)]);
             let from = link.peer().node.as_str();
             let learned = self.book.learn(given, from, self.clock.now()).await?;
             // One line, however many a peer makes up.
@@ -66,9 +67,9 @@ impl Sync {
             let from = &link.peer().node;
             let references: Vec<Digest> = learned.missing.iter().map(|id| id.0).collect();
             let references = self.lacking(&references, from).await;
-            let others = references.iter().filter(|id| asked.insert(**id)).count();
-            // What refers to what this node refuses, or to what this peer does not give, is not here however often it is asked for.
-            if learned.fresh.is_empty() && others == 0 {
+            // What refers to what this node refuses, or to what this peer does not give, is not here however often it is asked for. What had
+            // no room in the reply is asked for again.
+            if learned.fresh.is_empty() && references.iter().all(|id| asked.contains(id)) {
                 return Ok(brought);
             }
             // References first, then what referred to them.
@@ -104,9 +105,27 @@ fn asked_for(wanted: &[Digest], given: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     given.into_iter().take(wanted.len()).filter(|bytes| was_asked(bytes)).collect()
 }
 
+/// How many of what was asked for, from the first on, a reply had its chance to hold: a reply has limited room, and is filled in order.
+fn reached(wanted: &[Digest], given: &[Vec<u8>]) -> usize {
+    let given: BTreeSet<Digest> = given.iter().filter_map(|bytes| Some(changeset::decode(bytes).ok()?.id())).collect();
+    wanted.iter().rposition(|id| given.contains(id)).map_or(0, |last| last + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_had_no_room_in_a_reply_had_no_chance() {
+        let changeset = |text: &str| {
+            let signed = certs::sign::Signed::new("x", text.as_bytes().to_vec());
+            (signed.id(), changeset::encode(&changeset::Packed { signed, bodies: Vec::new() }))
+        };
+        let ((one, first), (two, second), (three, _)) = (changeset("1"), changeset("2"), changeset("3"));
+        assert_eq!(reached(&[one, two, three], &[first]), 1);
+        assert_eq!(reached(&[one, two, three], &[second]), 2, "the first is not there");
+        assert_eq!(reached(&[one], &[]), 0);
+    }
 
     #[test]
     fn what_was_not_asked_for_is_not_judged() {

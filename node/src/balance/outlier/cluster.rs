@@ -99,14 +99,18 @@ impl Cluster {
         self.sweep_due
     }
 
-    /// Lets those return whose time is over, and forgives the others a little. One that is late is one all the same.
-    pub(super) fn sweep_if_due(&mut self, name: &Key, now: Millis, effects: &mut Vec<Effect>) {
+    /// Lets those return whose time is over, and forgives the others a little. One that is late is one all the same. True if one that
+    /// was spared is so no more.
+    pub(super) fn sweep_if_due(&mut self, name: &Key, now: Millis, effects: &mut Vec<Effect>) -> bool {
+        let mut forgives = false;
         if now < self.sweep_due {
-            return;
+            return forgives;
         }
         self.sweep_due = now + self.policy.interval.max(1);
         for (endpoint, seat) in &mut self.seats {
-            seat.spared = seat.spared.filter(|(since, _)| since.saturating_add(self.policy.base_ejection) > now);
+            let spared = seat.spared.filter(|(since, _)| since.saturating_add(self.policy.base_ejection) > now);
+            forgives |= spared != seat.spared;
+            seat.spared = spared;
             match seat.until(&self.policy) {
                 None => seat.times = seat.times.saturating_sub(1),
                 Some(until) if until <= now => {
@@ -118,6 +122,7 @@ impl Cluster {
                 Some(_) => {}
             }
         }
+        forgives
     }
 
     pub(super) fn ejections(&self, name: &Key) -> impl Iterator<Item = Ejection> {
@@ -127,7 +132,8 @@ impl Cluster {
     /// Those that failed of late and could not go out now either.
     pub(super) fn spared(&self, name: &Key) -> impl Iterator<Item = Spared> {
         let (total, percent) = (self.seats.len(), self.policy.max_ejection_percent);
-        let seats = self.seats.iter().filter(move |_| !self.policy.may_eject(self.out, total));
+        let one_may_go = self.policy.may_eject(self.out, total);
+        let seats = self.seats.iter().filter(move |_| !one_may_go);
         seats.filter_map(move |(endpoint, seat)| {
             let (since, why) = seat.spared.filter(|_| seat.ejected.is_none())?;
             let until = since.saturating_add(self.policy.base_ejection);

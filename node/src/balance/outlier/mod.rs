@@ -146,6 +146,8 @@ pub struct Outliers {
     /// Which clusters hold an endpoint.
     holders: BTreeMap<Key, BTreeSet<Key>>,
     alarm: Alarm,
+    /// One that was spared is so no more, and nobody has asked since.
+    forgave: bool,
 }
 
 impl Outliers {
@@ -210,7 +212,7 @@ impl Outliers {
             }
             Event::Tick => {
                 for (name, cluster) in &mut self.clusters {
-                    cluster.sweep_if_due(name, now, &mut effects);
+                    self.forgave |= cluster.sweep_if_due(name, now, &mut effects);
                 }
                 let (clusters, holders, ahead) = (&self.clusters, &self.holders, self.alarm.looks_ahead);
                 let begun = self.alarm.probes(now, |endpoint| is_used(clusters, holders, endpoint, ahead));
@@ -248,6 +250,11 @@ impl Outliers {
     /// All that fail and stay in, by cluster and endpoint.
     pub fn spared(&self) -> impl Iterator<Item = Spared> {
         self.clusters.iter().flat_map(|(name, cluster)| cluster.spared(name))
+    }
+
+    /// Whether one that was spared is so no more since this was asked last.
+    pub fn has_forgiven(&mut self) -> bool {
+        std::mem::take(&mut self.forgave)
     }
 
     /// Other nodes that report an endpoint now, by name, the first 16.

@@ -44,7 +44,9 @@ impl Worker {
 
     /// By TCP, and after a silence by QUIC beside it: a firewall may let UDP alone through.
     async fn raced(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<VirtualStream, Error> {
-        let mut bulk = std::pin::pin!(self.bulk(group, call));
+        // Waiting for this node's own limit is no silence of the network.
+        let _leave = self.counted(group.dial_permit().await)?;
+        let mut bulk = std::pin::pin!(self.over_tcp(group, call));
         let failed = match timeout(TCP_ALONE.min(call.patience / 2), &mut bulk).await {
             Ok(Err(Error::Connect { .. })) => true,
             Ok(result) => return result,

@@ -1,6 +1,7 @@
 //! A request of a client outside the mesh, at a gateway of this node: by the rules of the port where it comes in.
 
 use policy::{
+    DocumentId,
     compile::{Behind, Hosts, Listener, Serves},
     hosts,
     kinds::GatewayName,
@@ -47,7 +48,10 @@ pub(super) fn explain(
     let (scheme, source) = (request.scheme, judge.source);
     let (host, _) = hosts::split_authority(request.authority);
     let doors = judge.snapshot.compiled.doors(&source.namespace, &source.labels);
-    let mut listeners = doors.listeners.iter().filter(|listener| listener.port == port);
+    let mut listeners = doors
+        .listeners
+        .iter()
+        .filter(|listener| listener.port == port && listener.documents.iter().any(|id| is_of(id, gateway)));
     let Some(hosts) = listeners.find_map(|listener| requests(listener, scheme == "https", host)) else {
         let reason = format!("no server at port {port} takes {scheme} for `{host}`");
         return explained.answer = Some(answer(0, "", reason));
@@ -62,6 +66,11 @@ pub(super) fn explain(
             explained.answer = Some(answer(404, "NR", reason));
         }
     }
+}
+
+/// Whether a document is this Gateway: several may open ports of one service.
+fn is_of(document: &DocumentId, gateway: &GatewayName) -> bool {
+    matches!(gateway, GatewayName::Gateway { namespace, name } if document.namespace == *namespace && document.name == *name)
 }
 
 /// The hosts of a listener to whom it comes, if it takes such requests.

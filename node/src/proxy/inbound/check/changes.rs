@@ -54,8 +54,10 @@ impl Changes {
             spelling::remove(&mut parts.headers, name);
         }
         // What a caller sends under another spelling would be read beside the authoriser's word.
-        for change in self.request.iter().filter(|change| change.way == Way::Set) {
-            spelling::remove(&mut parts.headers, &change.name);
+        for Change { name, value, way } in &self.request {
+            if matches!(way, Way::Set | Way::OverwriteIfPresent) && spelling::remove(&mut parts.headers, name) {
+                parts.headers.insert(name, value.clone());
+            }
         }
         apply(&self.request, &mut parts.headers);
         if !(self.query_set.is_empty() && self.query_removed.is_empty()) {
@@ -144,6 +146,21 @@ mod tests {
         };
         assert_eq!([all("a"), all("b"), all("c")], [vec!["2", "3"], vec!["1"], vec!["2"]]);
         assert_eq!([all("d"), all("e"), all("f"), all("host")], [vec![], vec!["2"], vec![], vec!["h"]]);
+    }
+
+    #[test]
+    fn what_is_overwritten_is_so_in_every_spelling() {
+        let changes = Changes {
+            request: vec![change("x-user", "alice", Way::OverwriteIfPresent), change("x-role", "none", Way::Set)],
+            ..Changes::default()
+        };
+        let request = Request::get("/").header("x_user", "root").header("x_role", "admin");
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        changes.apply(&mut parts).unwrap();
+        let mut all: Vec<_> =
+            parts.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        all.sort_unstable();
+        assert_eq!(all, [("x-role", "none"), ("x-user", "alice")]);
     }
 
     #[test]
