@@ -292,9 +292,10 @@ fn whom_istios_filters_let_in_is_let_in() {
         let refused = one.asked.iter().find(|asked| mesh.ask(asked, one.case.is_http()) != Ok(true));
         assert!(
             refused.is_none(),
-            "{}: {refused:?}: {:?}",
+            "{}: {refused:?}: {:?}\n{}",
             one.case.documents,
-            refused.map(|asked| mesh.ask(asked, one.case.is_http()))
+            refused.map(|asked| mesh.ask(asked, one.case.is_http())),
+            mesh.cluster.log(if one.case.is_http() { REQUESTS } else { CONNECTIONS })
         );
     }
     let mut wrong = Vec::new();

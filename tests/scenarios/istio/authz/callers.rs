@@ -139,9 +139,10 @@ impl Callers {
         };
         let routes = ports.iter().map(route).collect::<Vec<_>>().join(", ");
         let door = |caller: &Caller| {
-            let (name, port) = (format!("c{}", self.place(caller)), self.door_port(caller));
+            // What a gateway says of clients counts if the Gateway is of its own namespace.
+            let (name, port, own) = (format!("c{}", self.place(caller)), self.door_port(caller), &caller.namespace);
             format!(
-                "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: edge}}\nspec: {{selector: {{who: {name}}}, servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: ['*']}}]}}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: edge}}\nspec: {{hosts: ['*'], gateways: [{name}], http: [{routes}]}}\n---\n"
+                "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: {own}}}\nspec: {{selector: {{who: {name}}}, servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: ['*']}}]}}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: edge}}\nspec: {{hosts: ['*'], gateways: [{own}/{name}], http: [{routes}]}}\n---\n"
             )
         };
         let keys = self.issuer.keys();
