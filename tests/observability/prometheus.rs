@@ -115,8 +115,11 @@ fn pointed_at(text: &str, nodes: &[SocketAddr]) -> String {
     for node in nodes {
         let _ = writeln!(urls, "  - url: http://{node}{path}\n    refresh_interval: 1s");
     }
-    assert_eq!((text.matches(url).count(), text.matches("_interval: 15s").count()), (1, 2), "{text}");
-    text.replace(url, &urls).replace("_interval: 15s", "_interval: 1s")
+    let (interval, timeout) = ("_interval: 15s", "scrape_timeout: 15s");
+    let found = [url, interval, timeout].map(|part| text.matches(part).count());
+    assert_eq!(found, [1, 2, 1], "{text}");
+    // A timeout may not be longer than the interval.
+    text.replace(url, &urls).replace(interval, "_interval: 1s").replace(timeout, "scrape_timeout: 1s")
 }
 
 /// Where it says that it listens.
