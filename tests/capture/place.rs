@@ -112,8 +112,10 @@ pub(crate) fn within(test: &str, body: impl FnOnce(&Place)) {
     let own = std::env::current_exe().expect("a test knows itself");
     let mut again = Command::new("unshare");
     again.args(["--net", "--"]).arg(own).args([test, "--exact", "--ignored", "--nocapture"]).env(INSIDE, "1");
-    let status = again.status().expect("unshare of util-linux");
-    assert!(status.success(), "{test}: {status}");
+    let output = again.stderr(Stdio::inherit()).output().expect("unshare of util-linux");
+    let told = String::from_utf8_lossy(&output.stdout);
+    println!("{told}");
+    assert!(output.status.success() && told.contains("running 1 test\n"), "{test}: {}", output.status);
 }
 
 /// The wire and the machine at its other end.

@@ -62,7 +62,7 @@ impl Outside {
         said(Command::new("ip").args(to_network)).expect("a route");
         said(place.outside("ip").args(["-6", "route", "add", "default", "via", HERE_V6])).expect("a route back");
         let rules = format!(
-            "table inet back {{ chain in {{ type nat hook prerouting priority dstnat; ip daddr {ANYWHERE} meta l4proto tcp redirect to :{BACK}; ip6 daddr {NETWORK} meta l4proto tcp redirect to :{BACK}; }} }}"
+            "table inet back {{ chain in {{ type nat hook prerouting priority dstnat; ip daddr {ANYWHERE} meta l4proto tcp redirect to :{BACK}; ip6 daddr {NETWORK} meta l4proto tcp redirect to :{BACK}; }}; }}"
         );
         said(place.outside("nft").arg(rules)).expect("rules of the machine outside");
         let mut echo = place.outside("/usr/bin/python3");
@@ -169,7 +169,7 @@ fn asked(cluster: &Cluster, name: &str, call: &Call) -> (Value, Vec<u8>, Vec<u8>
 #[test]
 #[ignore = "needs root and nftables"]
 fn what_istio_simulates_of_captured_connections_holds() {
-    within("what_istio_simulates_of_captured_connections_holds", |place| {
+    within("simulation::what_istio_simulates_of_captured_connections_holds", |place| {
         let Some(_) = text("simulation", simulation::CAPTURED[0]) else { return };
         let cluster = captured("shop/web");
         let _outside = Outside::start(place);
@@ -236,7 +236,7 @@ fn passes(cluster: &Cluster, name: &str, mode: &str, call: &Call) {
 #[test]
 #[ignore = "needs root and nftables"]
 fn what_istio_promises_of_servers_without_a_proxy_holds() {
-    within("what_istio_promises_of_servers_without_a_proxy_holds", |_| {
+    within("simulation::what_istio_promises_of_servers_without_a_proxy_holds", |_| {
         let scenarios = ["mtls-mesh-strict", "mtls-port-disable", "mtls-workload-strict"];
         let Some(texts) = scenarios.iter().map(|name| text("scenarios", name)).collect::<Option<Vec<_>>>() else {
             return;
