@@ -114,8 +114,7 @@ pub(crate) fn within(test: &str, body: impl FnOnce(&Place)) {
     again.args(["--net", "--"]).arg(own).args([test, "--exact", "--ignored", "--nocapture"]).env(INSIDE, "1");
     let output = again.stderr(Stdio::inherit()).output().expect("unshare of util-linux");
     let told = String::from_utf8_lossy(&output.stdout);
-    println!("{told}");
-    assert!(output.status.success() && told.contains("running 1 test\n"), "{test}: {}", output.status);
+    assert!(output.status.success() && told.contains("running 1 test\n"), "{test}: {}\n{told}", output.status);
 }
 
 /// The wire and the machine at its other end.
