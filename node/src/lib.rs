@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod agent;
+pub mod allocator;
 pub mod app;
 pub mod balance;
 pub mod capture;

@@ -3,9 +3,10 @@
 #![expect(clippy::disallowed_methods, reason = "this is the place that spawns for everybody else")]
 
 pub mod apart;
+pub mod beside;
 mod pulse;
 
-use self::pulse::Pulse;
+use self::{beside::Beside, pulse::Pulse};
 use crate::lock::lock;
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// How long a thread for the disk waits for more to do.
+pub(crate) const IDLE_THREADS: Duration = Duration::from_secs(1);
 /// Before a kept task begins again for the first time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause doubles until it is so long.
@@ -178,13 +181,26 @@ impl Tasks {
         })
     }
 
+    /// Starts a thread of that name beside the current runtime, which is looked at as the workers are.
+    ///
+    /// # Errors
+    /// The machine gives no thread or no runtime.
+    pub fn beside(&self, name: &'static str) -> io::Result<Beside> {
+        let beside = Beside::start(name)?;
+        let beat = self.shared.pulse.join(name.to_owned());
+        let there = beside.enter();
+        self.detach("pulse", beat.run());
+        drop(there);
+        Ok(beside)
+    }
+
     /// Looks from the current runtime, until the node stops, whether the workers' threads turn: [`Tasks::stuck`] tells.
     pub fn watch_workers(&self) {
         let tasks = self.clone();
         self.critical("pulse", async move { tasks.shared.pulse.watch(tasks.stopping()).await });
     }
 
-    /// The workers that do not turn, by the names of their threads: what they carry hangs, though the rest of the node goes on.
+    /// The workers, and threads beside control, that do not turn, by name: what they carry hangs, though the rest of the node goes on.
     #[must_use]
     pub fn stuck(&self) -> watch::Receiver<Vec<String>> {
         self.shared.pulse.stuck()

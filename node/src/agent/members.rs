@@ -14,7 +14,10 @@ use membership::{
     gossip::{Carrier, Gossip, Outgoing},
     statement::Statement,
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+};
 
 use super::{
     event::{self, Events},
@@ -155,6 +158,8 @@ pub struct Task {
     pub met: Met,
     /// Owner of the tasks of links.
     pub tasks: Tasks,
+    /// Where peers' requests are answered: links and members do not wait for it.
+    pub control: Handle,
     /// The clock.
     pub clock: Clock,
 }
@@ -227,7 +232,9 @@ impl Task {
         self.policy.notify_one();
         self.links.insert(id, link.clone());
         self.tasks.detach("peer-link", hear(link.clone(), id, self.members.clone()));
+        let there = self.control.enter();
         self.tasks.detach("peer-requests", self.requests.clone().serve(link));
+        drop(there);
         self.step(Event::LinkUp { node, link: id, dialled }, persist, dials);
     }
 

@@ -40,8 +40,8 @@ use super::{
 };
 use crate::clock;
 
-/// Bytes read or written at once.
-const BUFFER: usize = 32 << 10;
+/// Bytes that are gathered before they are read or written: a hundred links hold it twice, and what is larger passes it by.
+const BUFFER: usize = 4 << 10;
 /// Messages, and bytes in them, that wait for [`PeerLink::recv`]; while there is no room nothing more is read of the link, which in the
 /// end stops the sender.
 const INBOX: (usize, usize) = (1_024, 2 * MAX_MESSAGE);

@@ -269,7 +269,7 @@ pub const KNOWN: &[Known] = &[
     ),
     critical(
         "worker_stuck",
-        "a thread that carries requests does not turn: what it has hangs, the node is not ready, and its endpoints are unhealthy",
+        "a thread that carries requests or links does not turn: what it has hangs, the node is not ready, and its endpoints are unhealthy",
         "restart the node (systemd does so by itself after 30 s), and report it with the stacks of its threads",
     ),
 ];
