@@ -152,7 +152,7 @@ impl Tasks {
     }
 
     /// Starts a thread of that name with a single-threaded runtime that runs `main` to its end: one data worker. It is
-    /// critical as a whole.
+    /// critical as a whole, and looked at ([`Tasks::watch_workers`]).
     ///
     /// # Errors
     /// The machine gives no thread or no runtime.
@@ -165,18 +165,45 @@ impl Tasks {
     where
         F: Future<Output = ()>,
     {
+        let thread = format!("{name}-{index}");
+        let (tasks, beat) = (self.clone(), self.shared.pulse.join(thread.clone()));
+        self.thread((name, true), thread, move || async move {
+            tasks.detach("pulse", beat.run());
+            main().await;
+        })
+    }
+
+    /// The same for what the node can do without, and what others may hold up for as long as they like: nobody looks whether it turns.
+    ///
+    /// # Errors
+    /// The machine gives no thread or no runtime.
+    pub fn sink<F>(
+        &self,
+        name: &'static str,
+        main: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<std::thread::JoinHandle<()>>
+    where
+        F: Future<Output = ()>,
+    {
+        self.thread((name, false), name.to_owned(), main)
+    }
+
+    fn thread<F>(
+        &self,
+        (name, critical): (&'static str, bool),
+        thread: String,
+        main: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<std::thread::JoinHandle<()>>
+    where
+        F: Future<Output = ()>,
+    {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (tasks, thread) = (self.clone(), format!("{name}-{index}"));
-        let beat = self.shared.pulse.join(thread.clone());
+        let tasks = self.clone();
         std::thread::Builder::new().name(thread).spawn(move || {
-            let turning = tasks.clone();
-            let end = Watch { tasks, name, critical: true, ending: Ending::Dropped };
+            let end = Watch { tasks, name, critical, ending: Ending::Dropped };
             // The future is made inside the runtime, so that it may open sockets and spawn.
             // Boxed, or its code is compiled once for each way in which a runtime polls.
-            let main: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
-                turning.detach("pulse", beat.run());
-                end.over(main()).await;
-            });
+            let main: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move { end.over(main()).await });
             runtime.block_on(main);
         })
     }
@@ -334,6 +361,22 @@ mod tests {
         tasks.stopping().await;
         let ending = Ending::Panicked("broken".to_owned());
         assert_eq!(tasks.failure(), Some(&Failure { task: "heart", ending }));
+    }
+
+    #[tokio::test]
+    async fn what_others_may_hold_up_is_neither_looked_at_nor_needed() {
+        let tasks = Tasks::new();
+        let (go_on, held_up) = std::sync::mpsc::channel::<()>();
+        let sink = tasks.sink("sink", move || async move { drop(held_up.recv()) }).unwrap();
+        assert_eq!(tasks.shared.pulse.watched(), [""; 0]);
+        let worker = tasks.worker("worker", 0, std::future::pending::<()>).map(|_| ());
+        assert_eq!((worker.is_ok(), tasks.shared.pulse.watched()), (true, vec!["worker-0".to_owned()]));
+        drop(go_on);
+        tokio::task::spawn_blocking(move || sink.join()).await.unwrap().unwrap();
+        let panics = tasks.sink("sink", || async { panic!("broken") }).unwrap();
+        tokio::task::spawn_blocking(move || panics.join()).await.unwrap().unwrap();
+        assert!(!tasks.is_stopping(), "the node lives on: {:?}", tasks.failure());
+        assert_eq!(tasks.panics()["sink"], 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -282,13 +282,21 @@ fn a_capture_ends_whoever_dies() {
         cluster.terminate("web");
         nothing_is_left();
         passes();
-        // Its guard is killed, and the kernel lets go by itself.
+        // A service manager stops it, and its guard with it: at once, though the node does not answer it.
         cluster.run("web");
         on(&cluster);
-        let guard = said(
-            Command::new("pgrep").args(["-f", &format!("{} capture guard", cluster.node("web").config().display())]),
-        );
-        said(Command::new("kill").args(["-9", guard.expect("a guard").trim()])).expect("it is ours");
+        let signal_guard = |signal: &str| {
+            let of = format!("{} capture guard", cluster.node("web").config().display());
+            let guard = said(Command::new("pgrep").args(["-f", &of])).expect("a guard");
+            said(Command::new("kill").args([signal, guard.trim()])).expect("it is ours");
+        };
+        signal_guard("-TERM");
+        nothing_is_left();
+        passes();
+        eventually("the node tells of it", || if is_told(&cluster) { Ok(()) } else { Err("not yet".to_owned()) });
+        // Its guard is killed, and the kernel lets go by itself.
+        on(&cluster);
+        signal_guard("-9");
         eventually("the kernel lets go", || match status(&cluster)["state"].as_str() {
             Some("ending") => Ok(()),
             other => Err(format!("{other:?}")),
@@ -297,8 +305,8 @@ fn a_capture_ends_whoever_dies() {
         // The node tells, until somebody says what is meant.
         eventually("the node tells of it", || if is_told(&cluster) { Ok(()) } else { Err("not yet".to_owned()) });
         let events = || cluster.json("web", &["events"]).to_string().matches("\"capture_ended\"").count();
-        eventually("it is noted, and what ended as it should is not", || match events() {
-            1 => Ok(()),
+        eventually("both are noted, and what ended as it should is not", || match events() {
+            2 => Ok(()),
             other => Err(format!("{other} times")),
         });
         capture(&cluster, &["off"]).expect_code(0);

@@ -209,11 +209,13 @@ impl Port {
         }
         secure.tls.write_all(&[0]).await?;
         secure.tls.flush().await?;
-        let (told, returned) = oneshot::channel();
-        let manner = match preface.protocol {
-            // The sending fails only if this task is gone, and the connection goes with it.
-            Protocol::Tcp => Manner::Tunnel(Box::new(|secure| drop(told.send(secure)))),
-            Protocol::Http1 | Protocol::Http2 => Manner::Whole,
+        let (manner, returned) = match preface.protocol {
+            Protocol::Tcp => {
+                let (told, returned) = oneshot::channel();
+                // The sending fails only if this task is gone, and the connection goes with it.
+                (Manner::Tunnel(Box::new(|secure| drop(told.send(secure)))), Some(returned))
+            }
+            Protocol::Http1 | Protocol::Http2 => (Manner::Whole, None),
         };
         let incoming = Incoming {
             peer: visit.peer.clone(),
@@ -225,7 +227,10 @@ impl Port {
         };
         // The queue ends with the worker, and the connection with it.
         let _ = self.queue.send(incoming).await;
-        Ok(returned.await.ok())
+        Ok(match returned {
+            Some(returned) => returned.await.ok(),
+            None => None,
+        })
     }
 }
 

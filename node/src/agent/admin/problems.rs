@@ -83,7 +83,7 @@ pub const KNOWN: &[Known] = &[
     degraded(
         "dns_loop",
         "a resolver asks this node what this node asks it; it is left out",
-        "let it send only the mesh's names here (`skein dns setup --print`), or name others in `[dns] upstreams`",
+        "name the machine's own servers in `[dns] upstreams`, or let that resolver send only the mesh's names here (`skein dns setup --print`)",
     ),
     degraded(
         "dns_no_resolver",
