@@ -8,7 +8,7 @@ use quinn::{TransportConfig, VarInt};
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{
-    super::{Error, Protocol, Transport, quic, steer::Lane},
+    super::{Error, Protocol, Transport, steer::Lane},
     Caller, Node, PATIENCE, Trust,
     data::{Pair, pair},
     node_id, over_both, until,
@@ -40,13 +40,14 @@ async fn a_connection_that_ended_leaves_no_task(transport: Transport) {
 async fn a_peer_that_grants_no_stream_is_given_up() {
     let trust = Trust::new();
     let a = Node::start(&trust, "a", &[], Transport::Quic);
-    let mut config = quic::server(trust.tls("b", &[]).server(Conversation::Peer), Conversation::Peer).unwrap();
+    let mut config =
+        crate::mesh::quic::server(trust.tls("b", &[]).server(Conversation::Peer), Conversation::Peer).unwrap();
     let mut stingy = TransportConfig::default();
     stingy.max_concurrent_bidi_streams(VarInt::from_u32(0));
     config.transport_config(Arc::new(stingy));
     let (udp, key) = (UdpSocket::bind("127.0.0.1:0").unwrap(), hmac::Key::new(hmac::HMAC_SHA256, &[0; 32]));
     let address = udp.local_addr().unwrap();
-    let endpoint = quic::endpoint(udp, Lane::Control, &Arc::new(key), config).unwrap();
+    let endpoint = crate::mesh::quic::endpoint(udp, Lane::Control, &Arc::new(key), config).unwrap();
     a.tasks.detach("stingy", async move {
         let mut held = Vec::new();
         while let Some(incoming) = endpoint.accept().await {
