@@ -281,6 +281,7 @@ impl Engine {
 
     fn quarantined(&mut self, node: &NodeId) {
         self.out.push(Effect::Notice(Notice::Equivocation { node: node.clone() }));
+        self.follow_quarantine();
         let messages: Vec<Message> =
             self.ledger.proofs().filter(|quarantine| quarantine.identity.node() == node).flat_map(proof).collect();
         for message in &messages {

@@ -39,6 +39,8 @@ use crate::{
 /// Links with one node at a time: one is enough, a second stands for a moment where both dial, a third until it is noticed that its process
 /// is gone. Beyond that the one whose peer has been silent for longest ends. Each may hold 40 MiB of what its peer says or does not read.
 const LINKS_EACH: usize = 3;
+/// Why links with a node end that contradicted itself: by this word it knows.
+const CONTRADICTED: &str = "it signed two different truths: it is ignored until it is invited anew";
 /// Dials under way at a time.
 const DIALS: usize = 64;
 
@@ -155,7 +157,7 @@ impl Task {
         self.world.saw(link.peer());
         self.policy.notify_one();
         self.links.insert(id, link.clone());
-        self.tasks.detach("peer-link", hear(link.clone(), id, self.members.clone()));
+        self.tasks.detach("peer-link", hear(link.clone(), id, self.members.clone(), self.links.clone()));
         self.tasks.detach("peer-requests", self.requests.clone().serve(link));
         self.step(Event::LinkUp { node, link: id, dialled }, persist, dials);
     }
@@ -183,7 +185,8 @@ impl Task {
                 }
                 Effect::Close { node } => {
                     self.mesh.close_node(&node);
-                    self.links.of(&node).iter().for_each(|link| link.close("no longer a member"));
+                    let why = if self.is_quarantined(&node) { CONTRADICTED } else { "no longer a member" };
+                    self.links.of(&node).iter().for_each(|link| link.close(why));
                 }
                 Effect::Changed(change) => changed.push(change),
                 Effect::Persist(bytes) => drop(persist.send(bytes)),
@@ -239,11 +242,18 @@ impl Task {
             }
             Change::Gone(node) => {
                 self.mesh.close_node(&node);
-                note(event::Kind::MemberGone, &node, "is no member any more");
+                // Of one that contradicted itself the notice says more.
+                if !self.is_quarantined(&node) {
+                    note(event::Kind::MemberGone, &node, "is no member any more");
+                }
             }
             Change::Policy(_) => self.policy.notify_one(),
             Change::Member(_) | Change::Status(_) | Change::Services(_) | Change::Health(_) => {}
         }
+    }
+
+    fn is_quarantined(&self, node: &NodeId) -> bool {
+        self.engine.view().quarantined().contains_key(node)
     }
 
     fn dial(&self, node: Option<NodeId>, address: SocketAddr, dials: Arc<Semaphore>) {
@@ -295,12 +305,12 @@ impl Task {
                 self.tasks.stop();
             }
             Notice::Equivocation { node } => {
-                self.events.note(
-                    now,
-                    event::Kind::Equivocation,
-                    &node,
-                    format!("{node} signed two different truths; it is ignored"),
-                );
+                let what = format!("{node} signed two different truths; it is ignored until it is invited anew");
+                self.events.note(now, event::Kind::Equivocation, &node, what);
+            }
+            Notice::Quarantined { node } => {
+                let what = format!("{node} signed two different truths before this node started; it is still ignored");
+                self.events.note(now, event::Kind::Equivocation, &node, what);
             }
             Notice::Refused(error) => tracing::error!("this node cannot say something of itself: {error}"),
             Notice::Misbehaved { node, what } => tracing::warn!(peer = %node, "a peer misbehaved: {what}"),
@@ -342,12 +352,16 @@ impl Beat {
 }
 
 /// Brings a link's messages, then its end, to the engine.
-async fn hear(link: PeerLink, id: LinkId, members: Members) {
+async fn hear(link: PeerLink, id: LinkId, members: Members, links: Links) {
     let node = link.peer().node.clone();
     while let Some(bytes) = link.recv().await {
         members.said(node.clone(), id, bytes.to_vec()).await;
     }
-    tracing::debug!(peer = %node, "link closed: {}", link.closed().await);
+    let why = link.closed().await;
+    tracing::debug!(peer = %node, "link closed: {why}");
+    if why == CONTRADICTED && links.ignored(&node, Uptime::now()) {
+        tracing::warn!("{node} ignores this node: {why}");
+    }
     members.tell(Event::LinkDown { node, link: id }).await;
 }
 

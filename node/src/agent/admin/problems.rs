@@ -187,6 +187,11 @@ pub const KNOWN: &[Known] = &[
         "let UDP and TCP to its mesh port through; or write an address by which it is reached into its `[mesh] advertise`, and restart it",
     ),
     degraded(
+        "node_quarantined",
+        "a node signed two different records under one number: nothing that it says counts, and nobody links with it",
+        "`skein invite NODE --replace` and join it anew, or `skein evict NODE`; see [troubleshooting](troubleshooting.md)",
+    ),
+    degraded(
         "not_granted",
         "a service of `skein.toml` is not granted to this node: it waits",
         "`skein grant NODE NS/NAME=SA`, as the hint writes it",
@@ -205,6 +210,11 @@ pub const KNOWN: &[Known] = &[
         "policy_stale",
         "less than half of the mesh was heard for 15 min: evictions and policy may have passed this node by",
         "is it cut off? `skein members --reach`, firewalls",
+    ),
+    critical(
+        "quarantined",
+        "other nodes ignore this one, for it signed two different records under one number: a snapshot of its machine was put back, or a copy of it runs",
+        "stop the copy; then join anew with a token of `skein invite NODE --replace`",
     ),
     critical(
         "refused",
