@@ -123,18 +123,19 @@ impl Links {
         }
     }
 
-    /// A link to this node.
+    /// A link to this node. Where its process runs anew the one to the last run stands for a moment beside it.
     pub fn to(&self, node: &NodeId) -> Option<PeerLink> {
-        self.table().values().find(|link| link.peer().node == *node).cloned()
+        PeerLink::liveliest(self.table().values().filter(|link| link.peer().node == *node)).cloned()
     }
 
     /// One link to every linked node.
     pub fn all(&self) -> Vec<PeerLink> {
-        let mut found: HashMap<NodeId, PeerLink> = HashMap::new();
-        for link in self.table().values() {
-            found.entry(link.peer().node.clone()).or_insert_with(|| link.clone());
+        let table = self.table();
+        let mut found: HashMap<&NodeId, Vec<&PeerLink>> = HashMap::new();
+        for link in table.values() {
+            found.entry(&link.peer().node).or_default().push(link);
         }
-        found.into_values().collect()
+        found.into_values().filter_map(PeerLink::liveliest).cloned().collect()
     }
 
     /// All links to this node.

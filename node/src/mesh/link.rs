@@ -215,6 +215,12 @@ impl PeerLink {
         }
     }
 
+    /// Of several links with one node the one to use: it is open, and was heard last.
+    #[must_use]
+    pub fn liveliest<'a>(links: impl IntoIterator<Item = &'a PeerLink>) -> Option<&'a PeerLink> {
+        links.into_iter().filter(|link| !link.is_closed()).min_by_key(|link| link.silence())
+    }
+
     /// How long ago the peer was last heard, milliseconds.
     #[must_use]
     pub fn silence(&self) -> u64 {
