@@ -81,6 +81,25 @@ fn bytes_are_counted_within_the_window_alone() {
 }
 
 #[test]
+fn what_happens_after_the_last_look_has_happened() {
+    let dies = |at: &str| format!("{HEAD}duration = \"10s\"\n[[event]]\nat = \"{at}\"\ndo = \"kill\"\nnodes = 7\n");
+    let report = report(&dies("9995ms"));
+    assert_eq!((report.undetected, report.settled_ms), (39, None), "nobody had the time to see it: {report:?}");
+}
+
+#[test]
+fn a_node_joins_once() {
+    let join = |at: u8, nodes: &str| format!("[[event]]\nat = \"{at}s\"\ndo = \"join\"\nnodes = {nodes}\n");
+    let check = |events: &str| {
+        let text = format!("{HEAD}duration = \"10s\"\n{events}");
+        toml::from_str::<Scenario>(&text).expect("TOML").check()
+    };
+    check(&(join(1, "\"3-5\"") + &join(2, "6"))).expect("different ones");
+    let refused = check(&(join(1, "\"3-5\"") + &join(2, "[6, 4]"))).expect_err("refused").to_string();
+    assert!(refused.contains("event 2: nodes") && refused.contains("4 joins once"), "{refused}");
+}
+
+#[test]
 fn a_partition_heals_to_one_state() {
     let report = report(&format!(
         "{HEAD}duration = \"30s\"\n[[event]]\nat = \"5s\"\ndo = \"partition\"\nnodes = \"0-14\"\n\

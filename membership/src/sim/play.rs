@@ -115,10 +115,8 @@ impl Play {
         let mut events = events.into_iter().peekable();
         let mut now = 0;
         while now < scenario.duration.0 {
-            while events.peek().is_some_and(|event| event.at.0 <= now) {
-                let Some(event) = events.next() else { break };
-                self.network.run_to(at(event.at.0));
-                self.happen(&event);
+            while let Some(event) = events.next_if(|event| event.at.0 <= now) {
+                self.happen(&event, at(event.at.0));
             }
             if now == scenario.measure_from.0 / LOOK_MS * LOOK_MS {
                 self.observer.measure(&self.network);
@@ -129,6 +127,9 @@ impl Play {
                 until = cpu.map(|cpu| cpu());
             }
             now += LOOK_MS;
+            while let Some(event) = events.next_if(|event| event.at.0 < now) {
+                self.happen(&event, at(event.at.0));
+            }
             self.lie(now);
             self.network.run_to(at(now));
             each(&mut self.network, now);
@@ -138,7 +139,8 @@ impl Play {
         self.observer.report(&self.network, scenario.seed, spent)
     }
 
-    fn happen(&mut self, event: &Happening) {
+    fn happen(&mut self, event: &Happening, at: Millis) {
+        self.network.run_to(at);
         let nodes = self.names(&event.nodes);
         match event.what {
             What::Join => event.nodes.0.iter().for_each(|number| self.start(*number)),

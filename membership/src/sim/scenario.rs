@@ -176,8 +176,14 @@ impl Scenario {
         if !(0.0..1.0).contains(&self.link.loss) {
             return refuse("link.loss".to_owned(), "from 0 to below 1".to_owned());
         }
+        let mut joined = BTreeSet::new();
         for (index, event) in self.events.iter().enumerate() {
             let field = |name: &str| format!("event {}: {name}", index + 1);
+            if event.what == What::Join
+                && let Some(number) = event.nodes.0.iter().find(|number| !joined.insert(**number))
+            {
+                return refuse(field("nodes"), format!("{number} joins once: `restart` starts it anew"));
+            }
             if event.at >= self.duration {
                 return refuse(field("at"), "before the end".to_owned());
             }
