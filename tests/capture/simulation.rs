@@ -138,7 +138,7 @@ fn is_asked(name: &str, call: &Call) -> bool {
     name != "sidecar-passthroughtraffic-02" || !takes_all
 }
 
-/// What a client of a call says first.
+/// What a client of a call says first. The end of the connection ends the answer: a node that answers by itself would keep it open.
 fn first_words(call: &Call) -> Vec<u8> {
     let protocols: &[&str] = match call.protocol.as_str() {
         "HTTP2" => &["h2"],
@@ -147,7 +147,10 @@ fn first_words(call: &Call) -> Vec<u8> {
     };
     match (call.server_name(), call.protocol.as_str()) {
         (Some(name), _) => bytes::client_hello(name, protocols),
-        (None, "HTTP") => format!("GET {} HTTP/1.1\r\nhost: {}\r\n\r\n", call.path(), call.host_header).into_bytes(),
+        (None, "HTTP") => {
+            let (path, host) = (call.path(), &call.host_header);
+            format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").into_bytes()
+        }
         (None, _) => b"hello".to_vec(),
     }
 }
