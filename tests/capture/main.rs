@@ -4,6 +4,7 @@
 //! Needs root, nftables, iproute2, curl, python3 and PostgreSQL:
 //! `cargo test -p tests --test capture -- --ignored --test-threads=1`.
 
+mod entries;
 mod inbound;
 mod place;
 #[expect(dead_code, reason = "of these servers only PostgreSQL is needed here")]

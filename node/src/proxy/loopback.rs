@@ -158,7 +158,8 @@ impl Keeper {
         }
         let mut troubles = shut.troubles();
         troubles.extend(no_room(&without));
-        let names = Names::new(given, troubles);
+        let mut names = Names::new(given, troubles);
+        names.speaker = source;
         if names != *self.plane.shared.current.names() {
             self.plane.shared.current.tell_names(names);
         }

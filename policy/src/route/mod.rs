@@ -407,7 +407,7 @@ pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>
 fn by_entry(compiled: &Compiled, request: &Request<'_>, scope: Scope<'_>) -> Option<Result<Routed, NoRoute>> {
     let (host, asked) = request.host_and_port();
     let namespace = scope.namespace;
-    let made = compiled.entries().named(host, scope)?;
+    let made = compiled.entries().named_with(host, scope, |made| made.http_port(asked, scope).is_some())?;
     let addressed = Addressed::from(&**made);
     let Some(port) = made.http_port(asked, scope) else {
         return Some(Err(NoRoute::UnknownPort { host: addressed, port: asked }));
