@@ -117,10 +117,20 @@ impl Door {
 
     /// True if the server that a client means by the name that it asks for passes TLS on.
     pub(super) fn passes_on(&self, snapshot: &Snapshot, name: Option<&str>) -> bool {
+        self.as_passed(snapshot, name).unwrap_or_default()
+    }
+
+    /// True if TLS that was passed on by this name would be met, or by nobody, if it came now. A port that the documents want no more closes,
+    /// and takes its time.
+    pub(super) fn passes_no_more(&self, snapshot: &Snapshot, name: Option<&str>) -> bool {
+        self.as_passed(snapshot, name).is_some_and(|passes| !passes)
+    }
+
+    /// Whether TLS is passed on by this name; `None` if the documents do not want the port.
+    fn as_passed(&self, snapshot: &Snapshot, name: Option<&str>) -> Option<bool> {
         let seen = self.look(snapshot);
-        let listener = seen.doors.listener(self.bind.as_ref(), self.port);
-        let server = listener.and_then(|listener| listener.tls_server(name));
-        server.is_some_and(|server| matches!(server.behind, Behind::Unopened(_)))
+        let server = seen.doors.listener(self.bind.as_ref(), self.port)?.tls_server(name);
+        Some(server.is_some_and(|server| matches!(server.behind, Behind::Unopened(_))))
     }
 
     /// True if only callers with an identity of the mesh are served here.
