@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header::LOCATION};
 use policy::{
     DocumentId,
     compile::{Behind, Compiled, Doors, Hosts, Listener, Serves, TlsServer, Workload},
+    hosts,
     kinds::{Bind, GatewayTopology, Limits},
     route::{self, Entered, Routed},
 };
@@ -320,16 +321,29 @@ impl Entrance {
     /// Nothing is there, or not on this connection any more.
     pub(in crate::proxy) fn enter(&self, snapshot: &Snapshot, request: &route::Request<'_>) -> Result<Way, Cause> {
         let seen = self.door.look(snapshot);
-        let hosts = self.hosts(&seen.doors).ok_or(Cause::Misdirected)?;
+        let listener = seen.doors.listener(self.door.bind.as_ref(), self.door.port).ok_or(Cause::Misdirected)?;
+        let hosts = self.hosts(listener).ok_or(Cause::Misdirected)?;
         match route::enter(hosts, request, self.door.port) {
+            Entered::Nothing => Err(Cause::NoRoute),
+            Entered::Route(_) | Entered::ToHttps if self.evades(listener, request.authority) => Err(Cause::Misdirected),
             Entered::Route(routed) => Ok(Way::Route(routed)),
             Entered::ToHttps => Ok(Way::Answer(Box::new(to_https(request)))),
-            Entered::Nothing => Err(Cause::NoRoute),
         }
     }
 
-    fn hosts<'d>(&self, doors: &'d Doors) -> Option<&'d Hosts> {
-        let listener = doors.listener(self.door.bind.as_ref(), self.door.port)?;
+    /// True if a request names a host whose own server asks for certificates that this connection was not asked for: TLS's name was that of a
+    /// server which has the host among its hosts, too. Its client may ask again by the host's own name.
+    fn evades(&self, listener: &Listener, authority: &str) -> bool {
+        let (Serves::Tls(servers), Some(met)) = (&listener.serves, &self.met) else { return false };
+        if servers.len() < 2 {
+            return false;
+        }
+        let (host, _) = hosts::split_authority(authority);
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        listener.tls_server(Some(&host)).is_some_and(|own| met.configured.asks_less_than(own))
+    }
+
+    fn hosts<'l>(&self, listener: &'l Listener) -> Option<&'l Hosts> {
         match (&listener.serves, &self.met) {
             (Serves::Plain(hosts), None) => Some(hosts),
             (Serves::Tls(_), Some(met)) => match &met.server(listener)?.behind {

@@ -84,6 +84,12 @@ impl Configured {
         self.requests == has_requests(server) && asked(&self.settings) == asked(&server.tls)
     }
 
+    /// True if the server asks clients for certificates that this one did not ask for.
+    pub(super) fn asks_less_than(&self, server: &TlsServer) -> bool {
+        let wanted = asked(&server.tls);
+        wanted.is_some() && wanted != asked(&self.settings)
+    }
+
     /// True if whoever this one let in would be let in by the other.
     pub(super) fn admits_as(&self, other: &Self) -> bool {
         (asked(&self.settings), self.requests) == (asked(&other.settings), other.requests)
