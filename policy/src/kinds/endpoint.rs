@@ -88,6 +88,12 @@ impl Endpoint {
         let fields = at.fields()?;
         let network = text_up_to(&fields, "network", MAX_PLACE);
         let address = decode_address(&fields, within, &network);
+        if let Some((_, at)) =
+            fields.filled("network").filter(|_| address.is_some() || matches!(within, Within::Template))
+        {
+            let message = "`network` has no meaning here: whoever calls connects to the endpoint's address";
+            at.warn(codes::IGNORED, message, "leave it out, and write an address that callers reach");
+        }
         let ports = decode_ports(&fields, within);
         if let Some(EndpointAddress::Unix(_)) = &address {
             unix_has_one_port(&fields, &ports, within);
