@@ -232,7 +232,7 @@ async fn forward(
         if is_gateway { Target::own_gateway(port.target, &context.clients) } else { Target::plain(port.target) };
     let mut response = tokio::select! {
         biased;
-        response = context.apps.send(&target, version, head, request_body, &port.pool.terms) => {
+        response = context.apps.send(&target, version, head, request_body, &port.pool.terms, None) => {
             response.map_err(|failure| exchange.failed_below(failure))?
         }
         () = standing.forbidden() => return Err(Cause::Denied.into()),
