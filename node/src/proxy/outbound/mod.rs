@@ -407,9 +407,11 @@ impl Requests<'_> {
             }
             Action::Redirect(redirect) => {
                 let response = self.redirect(&routed, redirect, &request.head);
-                Ok(self.local(&routed, request, response, exchange))
+                Ok(self.local(&routed, request, (response, &[]), exchange))
             }
-            Action::Direct(direct) => Ok(self.local(&routed, request, local::respond(direct), exchange)),
+            Action::Direct(direct) => {
+                Ok(self.local(&routed, request, (local::respond(direct), &direct.body), exchange))
+            }
         };
         match verdict {
             Verdict::Allowed(policy, origin) => {
