@@ -40,7 +40,6 @@ use super::{
     outcome, upgrade,
 };
 use crate::{clock, config, http1::copy_head, mesh, snapshot::Snapshot};
-use bytes::Bytes;
 use caller::Rules;
 use certs::id::Subject;
 use check::CHECK;
@@ -147,8 +146,7 @@ pub(super) async fn answer(
             told.mark(response.headers_mut());
             outcome::set(response.headers_mut(), cause);
             exchange.answered(response.status(), response.headers());
-            let body = |body| if is_head { ResponseBody::full(Bytes::new()) } else { body };
-            response.map(|full| body(full).with(exchange))
+            ResponseBody::tied(response, is_head, exchange)
         }
     }
 }

@@ -36,7 +36,6 @@ use super::{
 };
 use crate::{clock, snapshot::Snapshot, telemetry::Flags};
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use certs::codec::Millis;
 use cors::Verdict;
 use facts::RequestFacts;
@@ -283,8 +282,7 @@ impl Answered {
         match self {
             Self::Here(response) => {
                 exchange.answered(response.status(), response.headers());
-                let body = |body| if is_head { ResponseBody::full(Bytes::new()) } else { body };
-                (response.map(|full| body(full).with(exchange)), None)
+                (ResponseBody::tied(*response, is_head, exchange), None)
             }
             Self::Endpoint(response, deadline, flight) => {
                 exchange.answered(response.status(), response.headers());

@@ -215,7 +215,10 @@ fn redirects_and_direct_responses_answer_here() {
     let (mut world, one, _two) = two_versions();
     let rules = "  - match: [{uri: {exact: /away}}]\n    redirect: {uri: /there, authority: other.example, redirectCode: 302}\n  \
                  - match: [{uri: {exact: /tea}}]\n    directResponse: {status: 418, body: {string: short and stout}}\n    \
-                 headers: {response: {set: {x-pot: '1'}}}\n  - route: [{destination: {host: reviews}}]\n";
+                 headers: {response: {set: {x-pot: '1'}}}\n  \
+                 - match: [{uri: {exact: /nothing}}]\n    directResponse: {status: 204, body: {string: nothing}}\n  \
+                 - match: [{uri: {exact: /same}}]\n    fault: {abort: {httpStatus: 304, percentage: {value: 100}}}\n    \
+                 route: [{destination: {host: reviews}}]\n  - route: [{destination: {host: reviews}}]\n";
     world.push(&reviews(rules));
     let outbound = world.nodes[0].outbound;
     let away = get(outbound, "reviews", "/away");
@@ -227,6 +230,14 @@ fn redirects_and_direct_responses_answer_here() {
     client.write("HEAD /tea HTTP/1.1\r\nHost: reviews\r\n\r\n");
     assert_eq!(client.answer(true).unwrap().status, 418);
     assert_eq!(client.ask("GET /away HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status, 302);
+    // What has no body by its status has come to its end all the same.
+    for (path, status) in [("/nothing", 204), ("/same", 304)] {
+        assert_eq!(client.ask(format!("GET {path} HTTP/1.1\r\nHost: reviews\r\n\r\n")).unwrap().status, status);
+    }
+    drop(client);
+    let metrics = world.metrics(0);
+    assert!(metrics.contains("response_code=\"204\"") && metrics.contains("response_code=\"304\""), "{metrics}");
+    assert!(!metrics.contains("DC"), "{metrics}");
     assert!(one.arrived().is_empty());
 }
 
