@@ -2,7 +2,10 @@
 
 use super::{Answered, Requests, facts::RequestFacts, forward::Head};
 use crate::proxy::{exchange::Exchange, failure::Cause};
-use http::{HeaderMap, StatusCode};
+use http::{
+    HeaderMap, StatusCode,
+    header::{CONNECTION, UPGRADE},
+};
 use policy::{
     headers::{HeaderOps, Side},
     route::{Destination, Routed},
@@ -28,7 +31,7 @@ impl<'r> Marks<'r> {
         is_any.then(|| Box::new(Self { routed, operations, asked: asked() }))
     }
 
-    /// Applies them.
+    /// Applies them. What is said of the connection stays, or a caller that is told to change the protocol would not know to which.
     pub(super) fn mark(
         &self,
         requests: &Requests<'_>,
@@ -41,6 +44,11 @@ impl<'r> Marks<'r> {
         let facts = RequestFacts { response: Some((status, &given)), upstream, ..facts };
         for operations in self.operations.iter().flatten() {
             operations.apply(Side::Response, headers, &facts);
+        }
+        for name in [CONNECTION, UPGRADE] {
+            if let Some(value) = given.get(&name) {
+                headers.insert(name, value.clone());
+            }
         }
     }
 }
