@@ -241,10 +241,10 @@ impl Routed {
         match self.route.rewrite.as_ref().and_then(|rewrite| rewrite.uri.as_ref()) {
             None => Cow::Borrowed(whole),
             Some(UriRewrite::Matched(text)) => {
-                Cow::Owned(with_query(self.replace_matched(uri.path(), text), uri.query()))
+                Cow::Owned(and_query(self.replace_matched(uri.path(), text), uri.query()))
             }
             Some(UriRewrite::Regex(pattern, text)) => {
-                Cow::Owned(with_query(pattern.replace_all(uri.path(), text), uri.query()))
+                Cow::Owned(and_query(pattern.replace_all(uri.path(), text), uri.query()))
             }
         }
     }
@@ -309,7 +309,14 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// The request's query stays, unless the new path brings its own.
+/// The request's query stays, behind the one that the new path brings.
+fn and_query(path: String, query: Option<&str>) -> String {
+    let Some(query) = query else { return path };
+    let between = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{between}{query}")
+}
+
+/// Of redirects, the request's query stays, unless the new path brings its own.
 fn with_query(path: String, query: Option<&str>) -> String {
     match query {
         Some(query) if !path.contains('?') => format!("{path}?{query}"),

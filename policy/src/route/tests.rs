@@ -333,6 +333,8 @@ fn rewrites() {
 - {match: [{uri: {regex: '/re.*'}}], rewrite: {uri: /whole}, route: [{destination: {host: reviews}}]}
 - {match: [{uri: {prefix: /service}}], rewrite: {uriRegexRewrite: {match: '^/service/([^/]+)(/.*)$', rewrite: '\\2/instance/\\1'}}, route: [{destination: {host: reviews}}]}
 - {match: [{uri: {prefix: /same}}], route: [{destination: {host: reviews}}]}
+- {match: [{uri: {exact: /own}}], rewrite: {uri: '/new?own=1'}, route: [{destination: {host: reviews}}]}
+- {match: [{uri: {prefix: /products/}}], rewrite: {uriRegexRewrite: {match: '^/products/([0-9]+)$', rewrite: '/productpage?id=\\1'}}, route: [{destination: {host: reviews}}]}
 - {rewrite: {uri: /v1/, authority: other}, route: [{destination: {host: reviews}}]}",
     ));
     for (from, to) in [
@@ -342,6 +344,9 @@ fn rewrites() {
         ("/regex/x", "/whole"),
         ("/service/foo/v1/api?x", "/v1/api/instance/foo?x"),
         ("/same?x=1", "/same?x=1"),
+        ("/own", "/new?own=1"),
+        ("/own?lang=de&token=x", "/new?own=1&lang=de&token=x"),
+        ("/products/5?lang=de", "/productpage?id=5&lang=de"),
         ("/a", "/v1/a"),
     ] {
         assert_eq!(world.path(from), to, "{from}");
