@@ -34,7 +34,7 @@ use policy::{
 use tokio::sync::watch;
 
 pub use candidates::{Candidates, Carries, NoCluster, Out};
-pub use circuits::{Circuit, Circuits, Outlets, Standing, StaysIn, Table};
+pub use circuits::{Circuit, Circuits, Connection, Outlets, Standing, StaysIn, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
 pub use foreign::{Foreign, ForeignServices, Instance, Outside};

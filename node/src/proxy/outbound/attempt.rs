@@ -6,7 +6,7 @@ use super::{
     transport::{GONE, LATE, transport},
 };
 use crate::{
-    balance::{Held, Millis, PoolLimits, outlier::Outcome},
+    balance::{Millis, PoolLimits, outlier::Outcome},
     clock,
     http1::copy_head,
     mesh::{self, data::Call},
@@ -23,7 +23,7 @@ use crate::{
         reply::GRPC_STATUS,
         upgrade,
     },
-    snapshot::{Endpoint, Instance, Snapshot, Wanted},
+    snapshot::{Connection, Endpoint, Instance, Snapshot, Wanted},
 };
 use futures_util::poll;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER, request::Parts};
@@ -96,8 +96,8 @@ impl Way<'_> {
     async fn answer(&self, one: &mut Try<'_>, head: &Parts, body: RequestBody) -> Attempt {
         let member = &self.cluster.members[one.position];
         let stats = member.instance.stats();
-        let (others, active) = (stats.active(), stats.begin());
-        let room = self.room(member, others, one.sent).await?;
+        let active = stats.begin();
+        let room = self.room(member, one.sent).await?;
         let response = match &member.reach {
             Reach::Mesh(served) if served.endpoint.local => {
                 *one.with_endpoint = true;
@@ -190,20 +190,19 @@ impl Way<'_> {
         grpc.map_or(response.status().as_u16(), failure::grpc_to_http)
     }
 
-    /// Room within the cluster's limits, where it has any. `others` are under way at the endpoint.
-    async fn room(&self, member: &Member, others: u32, sent: &Completion) -> Result<Option<Room>, Cause> {
+    /// Room within the cluster's limits, where it has any.
+    async fn room(&self, member: &Member, sent: &Completion) -> Result<Option<Room>, Cause> {
         let Some(limits) = &self.cluster.table.limits else { return Ok(None) };
         // One connection each endpoint gets whatever the limit says.
         let connection = match self.protocol {
             mesh::Protocol::Http2 => match limits.multiplexed() {
                 Some(streams) => {
-                    let first = others < limits.streams_per_connection;
-                    Some(Box::pin(self.connection(&streams, member, first, sent)).await?)
+                    Some(Box::pin(self.connection(&streams, member, limits.streams_per_connection, sent)).await?)
                 }
                 None => None,
             },
             mesh::Protocol::Http1 | mesh::Protocol::Tcp => {
-                Some(Box::pin(self.connection(limits, member, others == 0, sent)).await?)
+                Some(Box::pin(self.connection(limits, member, 1, sent)).await?)
             }
         };
         let mut room = Room::new(Arc::clone(&self.cluster.circuit), connection);
@@ -211,14 +210,14 @@ impl Way<'_> {
     }
 
     /// One of the connections that the cluster may have; waits for one as long as not too many wait, and as its request has time:
-    /// one whose time does not run waits as long as a connection may take to open.
+    /// one whose time does not run waits as long as a connection may take to open. The endpoint has `own` whatever the limit says.
     async fn connection(
         &self,
         limits: &PoolLimits,
         member: &Member,
-        first: bool,
+        own: u32,
         sent: &Completion,
-    ) -> Result<Held, Cause> {
+    ) -> Result<Connection, Cause> {
         let runs = || self.timed && sent.rests();
         let patience = async {
             if !runs() {
@@ -236,7 +235,8 @@ impl Way<'_> {
                 cause = sent.read_ahead() => cause,
             }
         };
-        flight::connection(&self.cluster.circuit, limits, first, given_up).await
+        let endpoint = Some((member.instance.stats().key(), own));
+        flight::connection(&self.cluster.circuit, limits, endpoint, given_up).await
     }
 
     /// An endpoint on this node: in process, through the same door as any other caller's request.

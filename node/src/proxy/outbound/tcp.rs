@@ -209,7 +209,7 @@ async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Failur
     let active = instance.stats().begin();
     let room = match &cluster.table.limits {
         Some(limits) => {
-            let connection = cluster.circuit.pool.connection(limits, false).map_err(|_| Cause::Overflow)?;
+            let connection = cluster.circuit.connection(limits, None).map_err(|_| Cause::Overflow)?;
             Some(Room::new(Arc::clone(&cluster.circuit), Some(connection)))
         }
         None => None,
