@@ -54,6 +54,7 @@ use certs::{
 };
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use chunks::FULL_CHUNK;
 pub use conversation::{Conversed, connect};
 pub use error::{Error, Limit};
 pub use preface::{Preface, Protocol};

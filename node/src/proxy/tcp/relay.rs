@@ -6,7 +6,7 @@
 //! among the bytes that a node holds; while there is no room for one, less is read at once.
 
 use super::Account;
-use crate::{clock, http1::Upgraded, mesh::stream::VirtualStream, proxy::http::ReplayBudget, telemetry::Flags};
+use crate::{clock, http1::Upgraded, mesh, mesh::stream::VirtualStream, proxy::http::ReplayBudget, telemetry::Flags};
 use futures_util::future::BoxFuture;
 use std::{
     cell::RefCell,
@@ -22,8 +22,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-/// Bytes that are read at once.
-const BUFFER: usize = 64 << 10;
+/// Bytes that are read at once, and as many written: one chunk of a tunnel, without a small one behind it.
+const BUFFER: usize = mesh::FULL_CHUNK;
 /// The same while the node holds as much as it may.
 const LEAST: usize = 4 << 10;
 /// Reads of one direction after which other connections get their turn.
