@@ -20,6 +20,7 @@ pub mod mesh;
 pub mod proxy;
 pub mod secrets;
 pub mod snapshot;
+mod spare;
 pub mod tasks;
 pub mod telemetry;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! administration. What both share is here: identity, limits, the table of live connections.
 
 mod accept;
+mod ahead;
 mod blocked;
 mod chunks;
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::descriptors;
 use super::{
     Mesh,
     accept::{Handover, PREFACE_TIMEOUT, canonical},
+    ahead::{Ahead, Tls},
     count,
     crowd::Place,
     data::Incoming,
@@ -66,7 +67,7 @@ impl std::fmt::Debug for Hello {
 
 impl Hello {
     /// Ends the handshake on the current runtime.
-    pub(super) async fn finish(self, mesh: &Mesh, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn finish(self, mesh: &Mesh, config: Arc<ServerConfig>) -> io::Result<Tls> {
         let start = StartHandshake::from_parts(self.accepted, TcpStream::from_std(self.stream)?);
         let done = handshake(mesh, start, config).await;
         drop(self.under_way);
@@ -74,11 +75,8 @@ impl Hello {
     }
 }
 
-async fn handshake(
-    mesh: &Mesh,
-    start: StartHandshake<TcpStream>,
-    config: Arc<ServerConfig>,
-) -> io::Result<TlsStream<TcpStream>> {
+async fn handshake(mesh: &Mesh, start: StartHandshake<TcpStream>, config: Arc<ServerConfig>) -> io::Result<Tls> {
+    let start = StartHandshake::from_parts(start.accepted, Ahead::new(start.io));
     let accept = start.into_stream_with(config, |session| session.set_buffer_limit(Some(BUFFER)));
     Ok(TlsStream::Server(timeout(mesh.shared.handshakes.time(), accept).await??))
 }
@@ -238,12 +236,12 @@ struct Visit {
 }
 
 /// Tells the other end, in place of the status, why its stream is not served.
-async fn refuse(tls: &mut TlsStream<TcpStream>, code: Code) -> io::Result<()> {
+async fn refuse(tls: &mut Tls, code: Code) -> io::Result<()> {
     tls.write_all(&[code as u8]).await?;
     tls.shutdown().await
 }
 
-fn server_name(tls: &TlsStream<TcpStream>) -> Option<String> {
+fn server_name(tls: &Tls) -> Option<String> {
     match tls {
         TlsStream::Server(tls) => tls.get_ref().1.server_name().map(str::to_owned),
         TlsStream::Client(_) => None,
@@ -251,7 +249,7 @@ fn server_name(tls: &TlsStream<TcpStream>) -> Option<String> {
 }
 
 /// The peer's certificates, leaf first.
-pub(super) fn certificates(tls: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
+pub(super) fn certificates(tls: &Tls) -> Vec<CertificateDer<'static>> {
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     chain.iter().map(|der| der.clone().into_owned()).collect()
 }
@@ -262,7 +260,7 @@ pub(super) async fn dial(
     address: SocketAddr,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<Tls> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(ip) = source.filter(|ip| ip.is_ipv4() == address.is_ipv4()) {
         // Else the kernel would keep a local port per connection instead of per destination.
@@ -271,7 +269,7 @@ pub(super) async fn dial(
     }
     let stream = socket.connect(address).await?;
     tune(&stream);
-    let connect = TlsConnector::from(config).connect_with(name, stream, |session| {
+    let connect = TlsConnector::from(config).connect_with(name, Ahead::new(stream), |session| {
         session.set_buffer_limit(Some(BUFFER));
     });
     Ok(TlsStream::Client(connect.await?))
