@@ -94,6 +94,8 @@ impl Chunks {
         if chunk.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        // Nothing is encrypted while an earlier chunk waits for the network: what is goes out at once, and whole.
+        ready!(Pin::new(&mut *io).poll_flush(cx))?;
         let length = u32::try_from(chunk.len()).map_err(io::Error::other)?.to_be_bytes();
         let both = [io::IoSlice::new(&length), io::IoSlice::new(chunk)];
         let taken = ready!(Pin::new(io).poll_write_vectored(cx, &both))?;
@@ -267,13 +269,16 @@ mod tests {
         }
     }
 
-    /// Keeps what each write brought.
+    /// Keeps what each write brought; while it `is_full`, nothing of it can be sent.
     #[derive(Default)]
-    struct Written(Vec<usize>);
+    struct Written {
+        sizes: Vec<usize>,
+        is_full: bool,
+    }
 
     impl AsyncWrite for Written {
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            self.0.push(buf.len());
+            self.sizes.push(buf.len());
             Poll::Ready(Ok(buf.len()))
         }
 
@@ -283,12 +288,12 @@ mod tests {
             bufs: &[io::IoSlice<'_>],
         ) -> Poll<io::Result<usize>> {
             let length = bufs.iter().map(|buf| buf.len()).sum();
-            self.0.push(length);
+            self.sizes.push(length);
             Poll::Ready(Ok(length))
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
+            if self.is_full { Poll::Pending } else { Poll::Ready(Ok(())) }
         }
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -333,7 +338,21 @@ mod tests {
             let taken = poll_fn(|cx| chunks.poll_write(&mut written, cx, long)).await.unwrap();
             assert_eq!(taken, FULL_CHUNK);
         }
-        assert_eq!(written.0, [4 * RECORD; 2]);
+        assert_eq!(written.sizes, [4 * RECORD; 2]);
+    }
+
+    #[tokio::test]
+    async fn a_chunk_waits_until_the_one_before_it_is_sent() {
+        let (mut chunks, mut written) = (Chunks::default(), Written::default());
+        let mut writes = async |written: &mut Written| {
+            poll_fn(|cx| Poll::Ready(chunks.poll_write(written, cx, b"chunk"))).await.is_ready()
+        };
+        assert!(writes(&mut written).await);
+        written.is_full = true;
+        assert!(!writes(&mut written).await);
+        written.is_full = false;
+        assert!(writes(&mut written).await);
+        assert_eq!(written.sizes, [HEADER + 5; 2]);
     }
 
     #[tokio::test]
