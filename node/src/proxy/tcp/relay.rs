@@ -6,7 +6,9 @@
 //! among the bytes that a node holds; while there is no room for one, less is read at once.
 
 use super::Account;
-use crate::{clock, http1::Upgraded, mesh, mesh::stream::VirtualStream, proxy::http::ReplayBudget, telemetry::Flags};
+use crate::{
+    clock, http1::Upgraded, mesh, mesh::stream::VirtualStream, proxy::http::ReplayBudget, spare, telemetry::Flags,
+};
 use futures_util::future::BoxFuture;
 use std::{
     cell::RefCell,
@@ -290,7 +292,7 @@ impl<'b> Direction<'b> {
 
     /// Nothing is left that it would be for.
     fn let_go(&mut self) {
-        self.buffer = Vec::new();
+        spare::give(std::mem::take(&mut self.buffer));
         self.budget.give(std::mem::take(&mut self.held));
     }
 
@@ -371,7 +373,7 @@ impl<'b> Direction<'b> {
             if taken < length {
                 // The little that finds no room is held all the same.
                 self.held = if self.budget.take(room) { room } else { 0 };
-                self.buffer = vec![0; room];
+                self.buffer = spare::take(room);
                 self.buffer[taken..length].copy_from_slice(&shared[taken..length]);
                 self.start = taken;
             }
