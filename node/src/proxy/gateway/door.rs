@@ -1,6 +1,6 @@
 //! An open port of a gateway, and a connection that came in there.
 
-use super::{forwarded, tls::Configured, within::Within};
+use super::{forwarded, forwarded::Address, tls::Configured, within::Within};
 use crate::{
     mesh::crowd::{Crowd, Place},
     proxy::{
@@ -26,7 +26,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -208,6 +208,8 @@ pub(in crate::proxy) struct Entrance {
     pub(super) sender: Option<Arc<Who>>,
     /// Who opened it, in the eyes of the gateway's speaker with this number.
     pub(super) client: ArcSwapOption<(u64, Arc<Who>)>,
+    /// Whence its first request came, as headers tell it.
+    address: OnceLock<Address>,
     /// The answer that is being made is the last.
     last: Notify,
 }
@@ -242,7 +244,7 @@ impl Met {
 impl Entrance {
     /// Of a connection, with TLS or without.
     pub(super) fn new(door: Arc<Door>, met: Option<Met>, peer: IpAddr, sender: Option<Arc<Who>>) -> Self {
-        Self { door, met, peer, sender, client: ArcSwapOption::empty(), last: Notify::new() }
+        Self { door, met, peer, sender, client: ArcSwapOption::empty(), address: OnceLock::new(), last: Notify::new() }
     }
 
     /// In whose name its requests go on.
@@ -291,7 +293,9 @@ impl Entrance {
     /// Says in a request's headers who sent it and how, in place of what the client said.
     pub(in crate::proxy) fn receive(&self, headers: &mut HeaderMap, remote: IpAddr, topology: &GatewayTopology) {
         let client = self.met.as_ref().and_then(|met| met.client.as_ref());
-        forwarded::receive(headers, (remote, self.met.is_some(), client), topology);
+        let mut told = |address: &Address| forwarded::receive(headers, (address, self.met.is_some(), client), topology);
+        let known = self.address.get_or_init(|| Address::new(remote));
+        if known.address == remote { told(known) } else { told(&Address::new(remote)) }
     }
 
     /// The client's address, as far as the proxies before the gateway are believed, of a request that was received.
