@@ -185,7 +185,7 @@ async fn forward(
         }
     };
     let version = port.pool.version(port.version, came);
-    to_http1(&mut parts, host.clone());
+    to_http1(&mut parts, &host);
     let asked = upgrade.clone();
     let user = token.as_ref().map(|verified| Arc::clone(&verified.token));
     let mut standing = Standing::new((context, changes), (&caller.who, original), (parts, host), token, came);

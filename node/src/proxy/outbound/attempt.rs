@@ -133,7 +133,7 @@ impl Way<'_> {
                 inbound::to_http2(parts, host, if self.speaks_tls() { "https" } else { "http" })
             }
             mesh::Protocol::Http1 | mesh::Protocol::Tcp => {
-                inbound::to_http1(parts, host.clone());
+                inbound::to_http1(parts, host);
                 if let Some(upgrade) = upgrade {
                     upgrade::mark(&mut parts.headers, upgrade.clone());
                 }
