@@ -201,14 +201,14 @@ pub enum Action {
 }
 
 impl Route {
-    /// The destination for this random number, by weight. `None` unless the route forwards.
-    pub fn choose(&self, random: u64) -> Option<&Destination> {
+    /// The destination by weight, for a random number that is drawn where there are several. `None` unless the route forwards.
+    pub fn choose(&self, random: impl FnOnce() -> u64) -> Option<&Destination> {
         let Action::Forward(destinations) = &self.action else { return None };
         let total: u64 = destinations.iter().map(|one| u64::from(one.weight)).sum();
         if destinations.len() == 1 || total == 0 {
             return destinations.first();
         }
-        let mut left = random % total;
+        let mut left = random() % total;
         destinations.iter().find(|one| {
             let weight = u64::from(one.weight);
             let here = left < weight;

@@ -57,7 +57,7 @@ pub(super) async fn forward(
     exchange: &mut Exchange,
 ) -> Result<Answered, Cause> {
     let (context, route) = (requests.context, &routed.route);
-    let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
+    let destination = route.choose(|| context.random()).ok_or(Cause::NoRoute)?;
     let Outgoing { head, upgrade, incoming, user: _ } = outgoing;
     let (incoming, came) = (std::mem::replace(incoming, Incoming::Own(None)), head.parts.version);
     let config = snapshot.compiled.config();

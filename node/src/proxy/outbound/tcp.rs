@@ -153,7 +153,7 @@ pub(in crate::proxy) async fn lead(
     (brought, ends): (Brought<'_>, Ends),
     account: &mut Account,
 ) -> Result<Led, Cause> {
-    let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
+    let destination = route.choose(|| context.random()).ok_or(Cause::NoRoute)?;
     let (port, placed) = (brought.port, context.place(snapshot, speaker, destination, brought).await?);
     let mut tried = Tried::default();
     let mut attempt = 1;
