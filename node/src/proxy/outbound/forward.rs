@@ -28,7 +28,7 @@ use policy::{
     authorize::Token,
     headers::Side,
     hosts::split_authority,
-    retry::Outcome,
+    retry::{Outcome, Retries},
     route::{Destination, Routed},
 };
 use std::{sync::Arc, time::Duration};
@@ -285,16 +285,13 @@ impl Attempts<'_> {
     }
 
     fn may_retry(&self, method: &Method, result: &Attempt) -> bool {
+        let retries = &self.routed.route.retries;
         let outcome = match result {
-            Ok((response, _)) => answer(response),
-            Err(cause) => match cause.outcome() {
-                Some(outcome) => outcome,
-                None => return false,
-            },
+            _ if retries.attempts == 0 => None,
+            Ok((response, _)) => answer(response, retries),
+            Err(cause) => cause.outcome(),
         };
-        self.routed.route.retries.attempts > 0
-            && self.routed.route.retries.retriable(method, outcome)
-            && self.upload.is_replayable()
+        outcome.is_some_and(|outcome| retries.retriable(method, outcome)) && self.upload.is_replayable()
     }
 
     fn passed_on(
@@ -326,13 +323,14 @@ impl Attempts<'_> {
     }
 }
 
-/// What an endpoint's answer means for retries.
-fn answer(response: &Response<body::Source>) -> Outcome {
-    let headers = response.headers();
-    Outcome::Answer {
-        status: response.status().as_u16(),
-        grpc: headers.get(GRPC_STATUS).and_then(|status| status.to_str().ok()?.parse().ok()),
+/// What an endpoint's answer means for retries; nothing if none is tried that is like it.
+fn answer(response: &Response<body::Source>, retries: &Retries) -> Option<Outcome> {
+    let (headers, status) = (response.headers(), response.status().as_u16());
+    let grpc = headers.get(GRPC_STATUS).and_then(|status| status.to_str().ok()?.parse().ok());
+    retries.concerns(status, grpc).then(|| Outcome::Answer {
+        status,
+        grpc,
         rate_limited: headers.contains_key(RATE_LIMITED),
         overloaded: headers.contains_key(OVERLOADED),
-    }
+    })
 }
