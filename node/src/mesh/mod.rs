@@ -59,7 +59,7 @@ pub(crate) use chunks::FULL_CHUNK;
 pub use conversation::{Conversed, connect};
 pub use error::{Error, Limit};
 pub use preface::{Preface, Protocol};
-pub(crate) use tls_tcp::PROBES;
+pub(crate) use tls_tcp::{PROBES, UNSENT};
 pub use unreached::NotReached;
 
 use crate::{clock, tasks::Tasks};

@@ -49,6 +49,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) const PROBES: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
 
+/// Bytes that the kernel keeps for a connection and has not sent yet. What the other end does not read stays where it comes from, else thousands
+/// who ask for much and read nothing take gigabytes; and what waits for less long is still in the cache when it is sent. It bounds nothing
+/// that is under way.
+pub(crate) const UNSENT: u32 = 128 << 10;
+
 /// A TCP connection whose ClientHello has been read.
 pub(super) struct Hello {
     pub(super) stream: std::net::TcpStream,
@@ -283,4 +288,5 @@ fn tune(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
     let _ = socket.set_tcp_congestion(b"cubic");
     let _ = socket.set_tcp_keepalive(&PROBES);
+    let _ = socket.set_tcp_notsent_lowat(UNSENT);
 }
