@@ -290,3 +290,17 @@ fn tune(stream: &TcpStream) {
     let _ = socket.set_tcp_keepalive(&PROBES);
     let _ = socket.set_tcp_notsent_lowat(UNSENT);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_between_nodes_keeps_little_that_is_unsent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&stream);
+        let socket = socket2::SockRef::from(&stream);
+        assert_eq!((socket.tcp_notsent_lowat().unwrap(), socket.tcp_nodelay().unwrap()), (UNSENT, true));
+    }
+}
