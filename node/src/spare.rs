@@ -47,7 +47,8 @@ mod tests {
         assert_eq!(take(10).len(), 10, "a short one is a fresh one");
         let second = take(LENGTH - 4);
         assert_eq!((second.as_ptr(), second.len()), (place, LENGTH - 4));
-        assert_ne!(take(LENGTH).as_ptr(), place, "it is taken");
+        let other = take(LENGTH);
+        assert_ne!(other.as_ptr(), place, "it is taken");
         give(second);
         let third = take(LENGTH);
         assert_eq!((third.as_ptr(), third.len()), (place, LENGTH));
