@@ -52,7 +52,7 @@ impl Chunks {
         self.reader.ended && self.writer.ended
     }
 
-    /// Reads what is there, not only the next piece of it: TLS gives one record at a time, and each read becomes a write of the caller's.
+    /// Reads what is there, not only the rest of one chunk: each read becomes a write of the caller's, and a burst of short chunks is many.
     pub(super) fn poll_read(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),
@@ -252,7 +252,7 @@ mod tests {
         }
     }
 
-    /// Gives at most one piece a read, as TLS gives records, then breaks off.
+    /// Gives at most one piece a read, then breaks off.
     struct Records(std::collections::VecDeque<Vec<u8>>);
 
     impl AsyncRead for Records {
