@@ -365,7 +365,7 @@ impl Sync {
     /// Digests of parts of the set tell what is missing, whatever was announced.
     async fn compare_buckets(self: &Arc<Self>, link: &PeerLink) -> Result<Brought, SyncError> {
         let buckets: Buckets = self.ask(link, wire::BUCKETS, &()).await?;
-        let own = self.book.look(|history| history.bucket_digests()).await;
+        let own = self.book.look(|history| history.bucket_digests().to_vec()).await;
         let differing = (0..=u8::MAX).zip(own.iter().zip(&buckets.digests)).filter(|(_, (a, b))| a != b);
         let buckets: Vec<u8> = differing.map(|(bucket, _)| bucket).collect();
         if buckets.is_empty() {

@@ -280,28 +280,19 @@ impl History {
         self.kept.entries.keys().filter(|id| id.to_string().starts_with(&prefix)).copied().collect()
     }
 
-    /// Of the sorted ids.
+    /// Of the sorted ids. Cheap when nothing changed.
     pub fn digest(&self) -> Digest {
-        digest_of(self.ids())
+        self.kept.digest()
     }
 
-    /// Of the sorted ids by first byte.
-    pub fn bucket_digests(&self) -> Box<[Digest; 256]> {
-        let mut digests = Box::new([Digest([0; 32]); 256]);
-        for first in 0..=u8::MAX {
-            digests[usize::from(first)] = digest_of(self.bucket(first).iter());
-        }
-        digests
+    /// Of the sorted ids by first byte. Cheap when nothing changed.
+    pub fn bucket_digests(&self) -> &[Digest; 256] {
+        self.kept.bucket_digests()
     }
 
     /// The ids with this first byte, ascending.
     pub fn bucket(&self, first: u8) -> Vec<ChangesetId> {
-        let edge = |fill: u8| {
-            let mut bytes = [fill; 32];
-            bytes[0] = first;
-            ChangesetId(Digest(bytes))
-        };
-        self.kept.ids().range(edge(0)..=edge(u8::MAX)).copied().collect()
+        self.kept.bucket(first).copied().collect()
     }
 
     /// The fold at this time. Cheap when nothing changed.
@@ -393,11 +384,6 @@ fn in_force(set: &RoleSet) -> Roles {
         set: Arc::new(set.clone()),
         trust: Default::default(),
     }
-}
-
-fn digest_of<'i>(ids: impl Iterator<Item = &'i ChangesetId>) -> Digest {
-    let bytes: Vec<u8> = ids.flat_map(|id| id.0.0).collect();
-    Digest::of(&bytes)
 }
 
 #[cfg(test)]
