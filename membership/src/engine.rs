@@ -5,6 +5,7 @@
 mod accusations;
 mod event;
 mod fold;
+mod following;
 mod outgoing;
 mod own;
 mod receive;

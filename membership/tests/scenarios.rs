@@ -161,6 +161,17 @@ fn a_third_that_lies_kills_nobody_hides_no_death_and_keeps_no_news_back() {
     assert_eq!((report.false_deaths, report.undetected, report.unspread), (0, 0, 0), "{report:?}");
 }
 
+/// After a push every node says that it holds it, too: its peers need to know, and all others hear it by repair.
+#[test]
+fn that_all_follow_is_heard_by_all_and_not_told_by_all_to_all() {
+    let events = [happens("5s", "put", "3"), happens("8s", "follow", "\"0-79\"")];
+    let measured = "measure_from = \"8s\"\nmeasure_to = \"10s\"\n";
+    let link = "link = { delay = \"1ms\", jitter = \"1ms\" }\n";
+    let report = report(&format!("nodes = 80\nduration = \"20s\"\n{measured}{link}{}", events.concat()));
+    assert_eq!((report.unspread, report.false_deaths, report.state_hashes.len()), (0, 0, 1), "{report:?}");
+    panic!("{report:?}");
+}
+
 #[test]
 fn all_restart_at_once_and_find_each_other() {
     let report =

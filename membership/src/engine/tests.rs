@@ -10,6 +10,7 @@ use certs::{
 mod accusations;
 mod carried;
 mod changes;
+mod following;
 mod later;
 mod order;
 mod runs;

@@ -177,6 +177,7 @@ impl Play {
                 self.observer.parted(&self.network);
             }
             What::Put => nodes.iter().for_each(|node| self.put(node)),
+            What::Follow => nodes.iter().for_each(|node| self.follow(node)),
             What::Lie => {
                 self.observer.liars.extend(nodes.iter().cloned());
                 self.network.uncounted.extend(nodes.iter().cloned());
@@ -214,9 +215,17 @@ impl Play {
             return;
         }
         self.puts += 1;
+        self.observer.put(&self.network, node, self.puts);
+        self.follow(node);
+    }
+
+    /// A node says that it holds the last policy.
+    fn follow(&mut self, node: &NodeId) {
+        if !self.runs(node) {
+            return;
+        }
         let digest = Digest::of(&self.puts.to_be_bytes());
         let body = Policy { digest, count: self.puts, recent: vec![digest], applied: digest, audit: (0, digest) };
-        self.observer.put(&self.network, node, self.puts);
         self.network.event(node, Event::Publish(vec![Body::Policy(body)]));
     }
 

@@ -115,6 +115,8 @@ pub enum What {
     Heal,
     /// The nodes publish a new record.
     Put,
+    /// The nodes say that they hold what was put last.
+    Follow,
     /// From now on the nodes accuse everybody, deny that anybody answers, and pass nothing on.
     Lie,
 }
@@ -221,11 +223,11 @@ impl Scenario {
                 Err(ScenarioError { field: format!("event {}: {name}", index + 1), rule: rule.to_owned() })
             };
             match event.what {
-                What::Put | What::Lie if event.nodes.0.iter().any(|number| *number >= first) => {
+                What::Put | What::Follow | What::Lie if event.nodes.0.iter().any(|number| *number >= first) => {
                     return refuse("nodes", "of the first zone: its news go to the others");
                 }
                 What::Partition | What::Block | What::Heal => return refuse("do", "is for one pool"),
-                What::Put | What::Lie | What::Join | What::Kill | What::Restart | What::Pause => {}
+                What::Put | What::Follow | What::Lie | What::Join | What::Kill | What::Restart | What::Pause => {}
             }
         }
         Ok(())
