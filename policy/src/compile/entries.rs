@@ -125,10 +125,11 @@ impl Entries {
         for (id, value) in state.effective() {
             let Ok(document) = &value.document else { continue };
             let Spec::ServiceEntry(entry) = &document.spec else { continue };
-            let selected = workloads.iter().filter(|(workload, content)| {
-                workload.namespace == id.namespace && entry.selects(&content.endpoint.labels)
-            });
-            let selected: Arc<[_]> = selected.cloned().collect();
+            let near = workloads.get(id.namespace.as_str()).into_iter().flatten();
+            #[cfg(test)]
+            let near = near.inspect(|_| counted::LOOKED_AT.with(|count| count.set(count.get() + 1)));
+            let selected: Arc<[_]> =
+                near.filter(|(_, content)| entry.selects(&content.endpoint.labels)).cloned().collect();
             let namespace: Arc<str> = id.namespace.as_str().into();
             let ports: Arc<[ServicePort]> = entry.ports.iter().filter_map(port).collect();
             for (index, host) in entry.hosts.iter().enumerate() {
@@ -298,13 +299,16 @@ pub(crate) fn as_written(host: &str) -> Cow<'_, str> {
     }
 }
 
-fn workloads(state: &State) -> Vec<(DocumentId, Arc<WorkloadEntry>)> {
-    let of_kind = state.effective().filter(|(id, _)| id.kind == Kind::WorkloadEntry);
-    let content = of_kind.filter_map(|(id, value)| {
-        let Spec::WorkloadEntry(entry) = &value.document.as_ref().ok()?.spec else { return None };
-        Some((id.clone(), entry.clone()))
-    });
-    content.collect()
+fn workloads(state: &State) -> HashMap<&str, Vec<(DocumentId, Arc<WorkloadEntry>)>> {
+    let mut by_namespace: HashMap<&str, Vec<(DocumentId, Arc<WorkloadEntry>)>> = HashMap::new();
+    for (id, value) in state.effective().filter(|(id, _)| id.kind == Kind::WorkloadEntry) {
+        if let Ok(document) = &value.document
+            && let Spec::WorkloadEntry(entry) = &document.spec
+        {
+            by_namespace.entry(&id.namespace).or_default().push((id.clone(), entry.clone()));
+        }
+    }
+    by_namespace
 }
 
 /// `None` for one that carries nothing.
@@ -320,6 +324,16 @@ fn port(declared: &ServiceEntryPort) -> Option<ServicePort> {
         None => Protocol::Sniffed,
     };
     Some(ServicePort { name: declared.name.clone(), number: declared.number, protocol })
+}
+
+#[cfg(test)]
+mod counted {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How many WorkloadEntries were looked at on this thread for some ServiceEntry.
+        pub(super) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+    }
 }
 
 #[cfg(test)]

@@ -229,3 +229,26 @@ fn names_are_looked_up_where_no_host_is_known_beforehand() {
     };
     assert_eq!((at("10.1.2.3"), at("11.1.2.3")), (Some("*.b.example"), None));
 }
+
+#[test]
+fn a_service_entry_looks_at_workloads_of_its_namespace_alone() {
+    let mut documents = Vec::new();
+    for namespace in ["bank", "shop", "web"] {
+        for number in 0..4 {
+            let spec = "{address: 10.0.0.7, labels: {app: db}}";
+            documents.push(format!(
+                "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: w{number}, namespace: {namespace}}}\nspec: {spec}\n"
+            ));
+        }
+        let spec =
+            format!("{{hosts: [db.{namespace}.example.com], workloadSelector: {{labels: {{app: db}}}}, {PORTS}}}");
+        documents.push(text("db", namespace, &spec));
+    }
+    let state = state_of(&documents.join("---\n"));
+    let looked_at = || counted::LOOKED_AT.with(std::cell::Cell::get);
+    let before = looked_at();
+    let entries = Entries::new(&state);
+    assert_eq!(looked_at() - before, 3 * 4, "three of four each, and not of twelve");
+    let selected = |made: &Arc<EntryService>| made.workloads.iter().map(|(id, _)| id.name.clone()).collect::<Vec<_>>();
+    assert!(entries.all().iter().all(|made| selected(made) == ["w0", "w1", "w2", "w3"]));
+}
