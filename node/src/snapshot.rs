@@ -8,6 +8,7 @@ mod doors;
 mod foreign;
 mod lookups;
 mod names;
+mod spaced;
 mod token_keys;
 
 use std::{
@@ -40,6 +41,7 @@ pub use doors::{Doors, OpenDoor, Trouble};
 pub use foreign::{Foreign, ForeignServices, Instance, Outside};
 pub use lookups::{ADDRESSES, Asked, Lookups, Wanted};
 pub use names::{Captures, Names, PlaintextPort};
+pub use spaced::Spaced;
 pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;
