@@ -165,6 +165,13 @@ impl Guard {
 }
 
 impl Live {
+    /// Waits until a data connection stands that this node dialled: no other is ever due.
+    pub(in crate::mesh) async fn dialled(&self) {
+        while self.outbound() == 0 {
+            self.dialled.notified().await;
+        }
+    }
+
     /// What is due, not to be due again for a moment whatever comes of it.
     pub(in crate::mesh) fn due(&self, now: Millis) -> Vec<Round> {
         let mut rounds: HashMap<(Reach, NodeId, SpiffeId), Vec<Standing>> = HashMap::new();
