@@ -228,5 +228,7 @@ pub(super) mod counted {
     thread_local! {
         /// How often ids were hashed on this thread.
         pub(in crate::history) static DIGESTS: Cell<usize> = const { Cell::new(0) };
+        /// How many documents were folded on this thread.
+        pub(in crate::history) static DOCUMENTS: Cell<usize> = const { Cell::new(0) };
     }
 }

@@ -227,7 +227,9 @@ impl History {
 
     /// Notes what is to be folded again.
     fn touch(&mut self, entry: &Entry, all: bool) {
-        let all = all || self.chain.counting.iter().any(|roles| roles.set.keeps.is_some());
+        // What is kept although its key went has what it refers to kept with it, whatever that changes.
+        let keeps = |roles: &Arc<Roles>| roles.set.keeps.as_ref().is_some_and(|keeps| keeps.contains(&entry.id.0));
+        let all = all || self.chain.counting.iter().any(keeps);
         if let Some(cached) = self.cache.get_mut().unwrap_or_else(PoisonError::into_inner) {
             cached.touch(&entry.changeset, all);
         }

@@ -13,6 +13,7 @@ mod proposals;
 mod removals;
 mod retention;
 mod unions;
+mod work;
 
 use super::*;
 use crate::{
