@@ -306,6 +306,12 @@ impl History {
         state
     }
 
+    /// The same if that needs no work and waits for nobody who works on it.
+    pub fn state_at_rest(&self, now: Millis) -> Option<Arc<State>> {
+        let cache = self.cache.try_lock().ok()?;
+        cache.as_ref().filter(|cached| cached.is_at_rest(now)).map(|cached| cached.state.clone())
+    }
+
     /// The next time at which the fold changes by itself (a `confirm_by`, an expiry).
     pub fn next_change(&self, now: Millis) -> Option<Millis> {
         self.state(now).changes_at
