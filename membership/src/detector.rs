@@ -20,12 +20,13 @@ use self::{
     accusations::Answer,
     check::Check,
     looks::{LOOKS, QUESTION_MS},
-    peer::{Heard, Peer, Setting},
+    peer::{BEAT_MS, End, Heard, Peer, Setting},
 };
 use crate::{accusers::Accusers, limit::Bucket};
 
-/// Members that a node probes all the time: those that follow it by name. In a sparse mesh all those that it dialled, who are these
-/// and some at random, so that one whose watchers end with it is watched, too.
+/// Members that watch a node all the time: the two before it by name probe it, and the two after it, which it probes, miss its probes. In a
+/// sparse mesh a node probes all those that it dialled, who are the four after it and some at random, so that one whose watchers end with it
+/// is watched, too.
 pub(crate) const NEIGHBOURS: usize = 4;
 /// Relays that a check asks.
 const RELAYS: usize = 2;
@@ -87,6 +88,8 @@ pub(crate) enum Verdict {
 /// See the module.
 pub(crate) struct Detector {
     own: NodeId,
+    /// When in each [`BEAT_MS`] its probes go out.
+    phase: u64,
     peers: BTreeMap<NodeId, Peer>,
     linked: BTreeSet<NodeId>,
     /// Who is being checked.
@@ -118,9 +121,12 @@ pub(crate) struct Detector {
 
 impl Detector {
     pub(crate) fn new(own: NodeId, random: StdRng) -> Detector {
+        // Nodes that start together shall not beat together.
+        let phase = own.as_str().bytes().fold(0, |sum, byte| (sum * 31 + u64::from(byte)) % BEAT_MS);
         let (peers, linked, checking, announced, questions, relayed, askers) = Default::default();
         Detector {
             own,
+            phase,
             peers,
             linked,
             checking,
@@ -322,7 +328,7 @@ impl Detector {
         if self.questions.len() < asked {
             orders.push(Order::Suspicions(Urgency::Later));
         }
-        let neighbours = if self.sparse { BTreeSet::new() } else { self.neighbours() };
+        let (following, preceding) = if self.sparse { Default::default() } else { self.neighbours() };
         // Only checks ask.
         let (all, silent) = if self.is_busy() { self.silent(now) } else { (0, 0) };
         let loss = if self.checking.is_empty() { 0.0 } else { self.loss() };
@@ -337,6 +343,7 @@ impl Detector {
             doubts_itself: silent * 2 > all && all > 1 && !is_cut_off,
             health: self.health,
             loss,
+            phase: self.phase,
         };
         self.waits = false;
         let unheard = self.accusers.ignored_all(&self.own, now);
@@ -351,8 +358,14 @@ impl Detector {
         for name in looked_at {
             let Some(peer) = self.peers.get_mut(&name) else { continue };
             self.waits |= peer.owes(now);
-            let watched = if self.sparse { peer.dialled } else { neighbours.contains(&name) };
-            if let Some(nonce) = peer.probe(watched, &setting, &mut self.random, now) {
+            let end = match self.sparse {
+                true if peer.dialled => End::Probes,
+                true => End::Awaits,
+                false if following.contains(&name) => End::Probes,
+                false if preceding.contains(&name) => End::Awaits,
+                false => End::Idle,
+            };
+            if let Some(nonce) = peer.probe(end, &setting, &mut self.random, now) {
                 orders.push(Order::Ping { to: name.clone(), nonce });
             }
             if peer.suspicious(&setting, now) {
@@ -408,11 +421,13 @@ impl Detector {
         losses.sum::<f64>() / self.linked.len().max(1) as f64
     }
 
-    /// The linked members that follow this one by name, round the end.
-    fn neighbours(&self) -> BTreeSet<NodeId> {
-        let after = self.linked.iter().filter(|node| **node > self.own);
-        let before = self.linked.iter().filter(|node| **node < self.own);
-        after.chain(before).take(NEIGHBOURS).cloned().collect()
+    /// Whom this node probes, and whose probes it misses: the linked members next after it by name, and next before it, round the end.
+    fn neighbours(&self) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+        let after = || self.linked.iter().filter(|node| **node > self.own);
+        let before = || self.linked.iter().filter(|node| **node < self.own);
+        let following = after().chain(before()).take(NEIGHBOURS / 2).cloned();
+        let preceding = before().rev().chain(after().rev()).take(NEIGHBOURS / 2).cloned();
+        (following.collect(), preceding.collect())
     }
 
     /// How many are known by own experience, and how many of them are silent.

@@ -36,7 +36,8 @@ const DEAD_EACH_MS: u64 = 500;
 const DEAD_LONG_EACH_MS: u64 = 10_000;
 /// For long.
 const DEAD_LONG_MS: u64 = 15 * 60_000;
-/// Of so many dials of the dead one goes to an address that a linked member calls its own. Prime: of several addresses each has its turn.
+/// Of so many dials of the dead, or of a configured address, one goes to an address that a linked member calls its own. Prime: of several
+/// addresses each has its turn.
 const SELDOM: u32 = 11;
 /// How long a link that was asked for is kept.
 const DEMAND_MS: u64 = 60_000;
@@ -218,9 +219,9 @@ impl Dialer {
         for (address, (target, led_to)) in &mut self.seeds {
             let reached = led_to.as_ref().is_some_and(|node| linked.contains(node) || *node == self.own);
             let met = self.sparse && led_to.is_some() && !linked.is_empty();
-            if !reached
-                && !met
-                && !is_known(nodes, linked, address)
+            // But anybody may say that an address is its own.
+            let waits = reached || met || is_known(nodes, linked, address) && target.passes(random, now);
+            if !waits
                 && dials.len() < IN_FLIGHT
                 && let Some(address) = target.due(random, now)
             {
@@ -342,6 +343,16 @@ impl Target {
         };
         self.attempts = if lived { 0 } else { self.attempts.saturating_add(1) };
         self.next = now + pause.max(courtesy);
+    }
+
+    /// Lets its turn go by, unless that is the one of [`SELDOM`] that does not.
+    fn passes(&mut self, random: &mut StdRng, now: u64) -> bool {
+        let passes = self.since.is_none() && now >= self.next && !self.attempts.wrapping_add(1).is_multiple_of(SELDOM);
+        if passes {
+            self.next = now + pause(self.attempts, random);
+            self.attempts = self.attempts.wrapping_add(1);
+        }
+        passes
     }
 
     fn due(&mut self, random: &mut StdRng, now: u64) -> Option<SocketAddr> {

@@ -5,6 +5,7 @@
 mod accusations;
 mod event;
 mod fold;
+mod following;
 mod outgoing;
 mod own;
 mod receive;
@@ -182,6 +183,8 @@ impl Engine {
         for node in &known {
             engine.refresh(node);
         }
+        let quarantined = engine.follow_quarantine().into_iter();
+        engine.out.extend(quarantined.map(|node| Effect::Notice(Notice::Quarantined { node })));
         engine.publish(&Body::Identity(Identity { chain: own.identity }));
         engine.publish(&Body::Status(Status::Up));
         engine.persist_due = None;
@@ -428,6 +431,7 @@ impl Engine {
         for node in changed.iter().chain(&gone).chain([&own]) {
             self.refresh(node);
         }
+        self.follow_quarantine();
         let authority = self.ledger.authority().clone();
         let strangers = self.links.linked().iter().filter(|node| !authority.grants.contains_key(*node));
         for node in strangers.cloned().collect::<Vec<_>>() {

@@ -53,7 +53,7 @@ pub(crate) struct Ledger {
 
 /// A node that contradicted itself: it counts for nothing until it is invited anew.
 pub(crate) struct Quarantine {
-    epoch: u64,
+    pub(crate) epoch: u64,
     pub(crate) identity: Arc<SignedRecord>,
     pub(crate) proof: Proof,
 }
@@ -222,6 +222,12 @@ impl Ledger {
     /// All proofs held.
     pub(crate) fn proofs(&self) -> impl Iterator<Item = &Quarantine> {
         self.quarantined.values()
+    }
+
+    /// Those against nodes that are granted still, and were not invited anew.
+    pub(crate) fn standing_proofs(&self) -> impl Iterator<Item = &Quarantine> {
+        let stands = move |(name, _): &(&NodeId, &Quarantine)| self.quarantined(name) && self.granted(name);
+        self.quarantined.iter().filter(stands).map(|(_, found)| found)
     }
 
     /// Judges anew whom the change concerns, and whose certificates have ended; gives the nodes whose word changed and those that no

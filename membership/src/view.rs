@@ -92,10 +92,24 @@ impl Member {
     }
 }
 
+/// A node that signed two different records under one number: until it is invited anew it is no member, and nothing that it says counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quarantined {
+    /// When this node, in this run, knew of it, by its clock.
+    pub since: Millis,
+    /// Epoch of the grant that it had.
+    pub epoch: u64,
+    /// Its run that both records are of.
+    pub generation: u64,
+    /// Their number in it.
+    pub sequence: u64,
+}
+
 /// All members that a node believes in, itself included. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
     pub(crate) members: BTreeMap<NodeId, Arc<Member>>,
+    pub(crate) quarantined: BTreeMap<NodeId, Quarantined>,
 }
 
 impl View {
@@ -109,6 +123,12 @@ impl View {
     #[must_use]
     pub fn member(&self, node: &NodeId) -> Option<&Arc<Member>> {
         self.members.get(node)
+    }
+
+    /// Nodes that are granted and no members, because they contradicted themselves.
+    #[must_use]
+    pub fn quarantined(&self) -> &BTreeMap<NodeId, Quarantined> {
+        &self.quarantined
     }
 
     /// How many are alive or suspected, this node included.

@@ -204,6 +204,11 @@ fn a92_who_contradicts_itself_is_quarantined_everywhere() {
     scene.sim.run(5_000);
     scene.unharmed();
     assert!(honest.iter().all(|at| scene.sim.state(at, &liar).is_none()), "it must not come back");
+    let is_out = |scene: &Scene, at: &NodeId| {
+        let out = scene.sim.nodes[at].engine.view().quarantined().get(&liar).copied();
+        out.map(|out| (out.epoch, out.generation, out.sequence))
+    };
+    assert!(honest.iter().all(|at| is_out(&scene, at) == Some((1, generation, 500))), "and is shown for what it is");
     // Who joins later is told; who is invited anew is a member again.
     let fresh = scene.world.citizen("fresh", 1);
     let tell = |scene: &mut Scene| {
@@ -224,6 +229,7 @@ fn a92_who_contradicts_itself_is_quarantined_everywhere() {
     scene.sim.start(&again, &peers, Vec::new());
     scene.sim.run(3_000);
     assert!(honest.iter().all(|at| scene.sim.state(at, &liar) == Some(MemberState::Alive)));
+    assert!(honest.iter().all(|at| is_out(&scene, at).is_none()));
 }
 
 /// The same where nobody passes on what it was told: the two halves never meet but by repair.

@@ -81,6 +81,25 @@ fn bytes_are_counted_within_the_window_alone() {
 }
 
 #[test]
+fn what_happens_after_the_last_look_has_happened() {
+    let dies = |at: &str| format!("{HEAD}duration = \"10s\"\n[[event]]\nat = \"{at}\"\ndo = \"kill\"\nnodes = 7\n");
+    let report = report(&dies("9995ms"));
+    assert_eq!((report.undetected, report.settled_ms), (39, None), "nobody had the time to see it: {report:?}");
+}
+
+#[test]
+fn a_node_joins_once() {
+    let join = |at: u8, nodes: &str| format!("[[event]]\nat = \"{at}s\"\ndo = \"join\"\nnodes = {nodes}\n");
+    let check = |events: &str| {
+        let text = format!("{HEAD}duration = \"10s\"\n{events}");
+        toml::from_str::<Scenario>(&text).expect("TOML").check()
+    };
+    check(&(join(1, "\"3-5\"") + &join(2, "6"))).expect("different ones");
+    let refused = check(&(join(1, "\"3-5\"") + &join(2, "[6, 4]"))).expect_err("refused").to_string();
+    assert!(refused.contains("event 2: nodes") && refused.contains("4 joins once"), "{refused}");
+}
+
+#[test]
 fn a_partition_heals_to_one_state() {
     let report = report(&format!(
         "{HEAD}duration = \"30s\"\n[[event]]\nat = \"5s\"\ndo = \"partition\"\nnodes = \"0-14\"\n\
@@ -159,6 +178,19 @@ fn a_third_that_lies_kills_nobody_hides_no_death_and_keeps_no_news_back() {
          [[event]]\nat = \"8s\"\ndo = \"put\"\nnodes = \"0-2\"\n[[event]]\nat = \"10s\"\ndo = \"kill\"\nnodes = 10\n"
     ));
     assert_eq!((report.false_deaths, report.undetected, report.unspread), (0, 0, 0), "{report:?}");
+}
+
+/// After a push every node says that it holds it, too: its peers need to know, and all others hear it by repair.
+#[test]
+fn that_all_follow_is_heard_by_all_and_not_told_by_all_to_all() {
+    let events = [happens("5s", "put", "3"), happens("8s", "follow", "\"0-79\"")];
+    let measured = "measure_from = \"8s\"\nmeasure_to = \"10s\"\n";
+    let link = "link = { delay = \"1ms\", jitter = \"1ms\" }\n";
+    let report = report(&format!("nodes = 80\nduration = \"20s\"\n{measured}{link}{}", events.concat()));
+    assert_eq!((report.unspread, report.false_deaths, report.state_hashes.len()), (0, 0, 1), "{report:?}");
+    assert!(report.settled_ms.is_some_and(|settled| settled < 3_000), "{report:?}");
+    // 61,841 where each passes on whatever it hears.
+    assert!(report.bytes_per_node_s["policy"] < 10_000, "{report:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod listen;
 mod names;
 mod process;
 mod ready;
+mod resident;
 mod supervisor;
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -22,6 +23,7 @@ use membership::{
 };
 use tokio::{
     net::{TcpListener, UnixListener},
+    runtime::Handle,
     sync::mpsc,
 };
 
@@ -63,12 +65,12 @@ use crate::{
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
     proxy::{ApplyError, Bound, DataPlane, Seat, run_worker, sweep_outliers},
     snapshot::Circuits,
-    tasks::Tasks,
+    tasks::{IDLE_THREADS, Tasks, beside::Beside},
     telemetry::Telemetry,
     web,
 };
 
-/// Threads of the control runtime.
+/// Threads of the control runtime. Links and members live beside it, on a thread of their own.
 const CONTROL_THREADS: usize = 2;
 /// Threads for the disk, and for nothing that another machine can hold up: see [`crate::tasks::apart`].
 const BLOCKING_THREADS: usize = 8;
@@ -95,6 +97,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(IDLE_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
@@ -128,6 +131,7 @@ impl Doors {
 async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(internal)?;
     let tasks = Tasks::new();
+    let links = tasks.beside("links").map_err(internal)?;
     let (loading, theirs) = (dir.clone(), owner.clone());
     let (known, journal) = tokio::task::spawn_blocking(move || load(&loading, &theirs)).await.map_err(internal)??;
     let given = config;
@@ -139,7 +143,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
 
     let (mesh, workers, control) = bind(&config, &known, &tasks)?;
     let mut doors = open_doors(&config).await?;
-    let network = PeerNetwork::start(&mesh, control).map_err(internal)?;
+    let network = start_network(&mesh, control, &links)?;
     let telemetry = Telemetry::new(config.workers).with_environment(process::environment());
     let (told, failures) = mpsc::channel(FAILURES);
     let current = known.world.current().clone();
@@ -166,7 +170,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let local = Local::new(owner.node.clone(), members.clone(), sync.events.clone(), tasks.clone());
     let bound = apply(&plane, &config).await?;
     let requests = Requests::new(sync.clone(), local.clone(), telemetry.clone());
-    start_membership(&config, &known, &mesh, &network, inputs, requests, &hearing, &tasks);
+    start_membership(&config, &known, &mesh, &network, inputs, requests, &hearing, (&tasks, &links));
     tasks.critical("shares", Shares::new(known.world.clone(), members.clone(), hearing.demand.clone()).run());
     let sharing = Sharing {
         circuits: circuits.clone(),
@@ -198,8 +202,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let following = agent.clone();
     tasks.kept("groups", move || following.clone().follow_groups());
 
-    let captures = names::capture(&config, &plane).await?;
-    let ready = ready::line(&config, &mesh, &doors, &bound, &captures);
+    let ready = ready::line(&config, &mesh, &doors, &bound, &names::capture(&config, &plane).await?);
     names::start(&config, doors.dns.take(), &plane, known.world.current(), &telemetry, &tasks)?;
     let admin = Admin::new(agent.clone(), telemetry, tasks.clone(), circuits);
     admin.tell_concerns();
@@ -210,6 +213,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     ready::print(&ready);
     let supervisor = Supervisor::of_environment();
     supervisor.ready();
+    resident::give_back_after_start(&tasks);
     supervisor.keep_told(&tasks);
 
     end::until_told(&agent, &mut signals, &tasks).await;
@@ -224,10 +228,17 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
             tracing::warn!("a second signal: ending at once");
         }
     }
+    links.end().await;
     for path in config.workload.iter().chain([&config.admin.socket]) {
         let _ = std::fs::remove_file(path);
     }
     known.world.fatal().or(failure).map_or(Ok(()), Err)
+}
+
+/// The doors for other nodes, on the thread where links live.
+fn start_network(mesh: &Mesh, sockets: mesh::ControlSockets, links: &Beside) -> Result<PeerNetwork, Error> {
+    let _there = links.enter();
+    PeerNetwork::start(mesh, sockets).map_err(internal)
 }
 
 /// Waits until requests find the services beside this node, and commands this node itself, but not for long: an application that hangs
@@ -337,8 +348,10 @@ fn start_membership(
     inputs: mpsc::Receiver<Input>,
     requests: Requests,
     hearing: &Hearing,
-    tasks: &Tasks,
+    (tasks, links): (&Tasks, &Beside),
 ) {
+    let control = Handle::current();
+    let _there = links.enter();
     let sync = requests.sync.clone();
     let own = Own {
         node: config.node.clone(),
@@ -369,6 +382,7 @@ fn start_membership(
         events: sync.events.clone(),
         met: Met::default(),
         tasks: tasks.clone(),
+        control,
         clock: Clock,
     };
     tasks.critical("members", task.run());

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod agent;
+pub mod allocator;
 pub mod app;
 pub mod balance;
 pub mod capture;
@@ -20,6 +21,7 @@ pub mod mesh;
 pub mod proxy;
 pub mod secrets;
 pub mod snapshot;
+mod spare;
 pub mod tasks;
 pub mod telemetry;
 #[cfg(test)]

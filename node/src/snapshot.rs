@@ -8,6 +8,7 @@ mod doors;
 mod foreign;
 mod lookups;
 mod names;
+mod spaced;
 mod token_keys;
 
 use std::{
@@ -34,12 +35,13 @@ use policy::{
 use tokio::sync::watch;
 
 pub use candidates::{Candidates, Carries, NoCluster, Out};
-pub use circuits::{Circuit, Circuits, Outlets, Standing, StaysIn, Table};
+pub use circuits::{Circuit, Circuits, Connection, Outlets, Standing, StaysIn, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
 pub use foreign::{Foreign, ForeignServices, Instance, Outside};
 pub use lookups::{ADDRESSES, Asked, Lookups, Wanted};
 pub use names::{Captures, Names, PlaintextPort};
+pub use spaced::Spaced;
 pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;

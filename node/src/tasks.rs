@@ -3,9 +3,10 @@
 #![expect(clippy::disallowed_methods, reason = "this is the place that spawns for everybody else")]
 
 pub mod apart;
+pub mod beside;
 mod pulse;
 
-use self::pulse::Pulse;
+use self::{beside::Beside, pulse::Pulse};
 use crate::lock::lock;
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// How long a thread for the disk waits for more to do.
+pub(crate) const IDLE_THREADS: Duration = Duration::from_secs(1);
 /// Before a kept task begins again for the first time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause doubles until it is so long.
@@ -149,7 +152,7 @@ impl Tasks {
     }
 
     /// Starts a thread of that name with a single-threaded runtime that runs `main` to its end: one data worker. It is
-    /// critical as a whole.
+    /// critical as a whole, and looked at ([`Tasks::watch_workers`]).
     ///
     /// # Errors
     /// The machine gives no thread or no runtime.
@@ -162,20 +165,60 @@ impl Tasks {
     where
         F: Future<Output = ()>,
     {
+        let thread = format!("{name}-{index}");
+        let (tasks, beat) = (self.clone(), self.shared.pulse.join(thread.clone()));
+        self.thread((name, true), thread, move || async move {
+            tasks.detach("pulse", beat.run());
+            main().await;
+        })
+    }
+
+    /// The same for what the node can do without, and what others may hold up for as long as they like: nobody looks whether it turns.
+    ///
+    /// # Errors
+    /// The machine gives no thread or no runtime.
+    pub fn sink<F>(
+        &self,
+        name: &'static str,
+        main: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<std::thread::JoinHandle<()>>
+    where
+        F: Future<Output = ()>,
+    {
+        self.thread((name, false), name.to_owned(), main)
+    }
+
+    fn thread<F>(
+        &self,
+        (name, critical): (&'static str, bool),
+        thread: String,
+        main: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<std::thread::JoinHandle<()>>
+    where
+        F: Future<Output = ()>,
+    {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (tasks, thread) = (self.clone(), format!("{name}-{index}"));
-        let beat = self.shared.pulse.join(thread.clone());
+        let tasks = self.clone();
         std::thread::Builder::new().name(thread).spawn(move || {
-            let turning = tasks.clone();
-            let end = Watch { tasks, name, critical: true, ending: Ending::Dropped };
+            let end = Watch { tasks, name, critical, ending: Ending::Dropped };
             // The future is made inside the runtime, so that it may open sockets and spawn.
             // Boxed, or its code is compiled once for each way in which a runtime polls.
-            let main: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
-                turning.detach("pulse", beat.run());
-                end.over(main()).await;
-            });
+            let main: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move { end.over(main()).await });
             runtime.block_on(main);
         })
+    }
+
+    /// Starts a thread of that name beside the current runtime, which is looked at as the workers are.
+    ///
+    /// # Errors
+    /// The machine gives no thread or no runtime.
+    pub fn beside(&self, name: &'static str) -> io::Result<Beside> {
+        let beside = Beside::start(name)?;
+        let beat = self.shared.pulse.join(name.to_owned());
+        let there = beside.enter();
+        self.detach("pulse", beat.run());
+        drop(there);
+        Ok(beside)
     }
 
     /// Looks from the current runtime, until the node stops, whether the workers' threads turn: [`Tasks::stuck`] tells.
@@ -184,7 +227,7 @@ impl Tasks {
         self.critical("pulse", async move { tasks.shared.pulse.watch(tasks.stopping()).await });
     }
 
-    /// The workers that do not turn, by the names of their threads: what they carry hangs, though the rest of the node goes on.
+    /// The workers, and threads beside control, that do not turn, by name: what they carry hangs, though the rest of the node goes on.
     #[must_use]
     pub fn stuck(&self) -> watch::Receiver<Vec<String>> {
         self.shared.pulse.stuck()
@@ -318,6 +361,26 @@ mod tests {
         tasks.stopping().await;
         let ending = Ending::Panicked("broken".to_owned());
         assert_eq!(tasks.failure(), Some(&Failure { task: "heart", ending }));
+    }
+
+    #[tokio::test]
+    async fn what_others_may_hold_up_is_neither_looked_at_nor_needed() {
+        let tasks = Tasks::new();
+        let (go_on, held_up) = std::sync::mpsc::sync_channel::<()>(0);
+        let sink = tasks
+            .sink("sink", move || async move {
+                let _ = held_up.recv();
+            })
+            .unwrap();
+        assert_eq!(tasks.shared.pulse.watched(), [""; 0]);
+        let worker = tasks.worker("worker", 0, std::future::pending::<()>).map(|_| ());
+        assert_eq!((worker.is_ok(), tasks.shared.pulse.watched()), (true, vec!["worker-0".to_owned()]));
+        drop(go_on);
+        tokio::task::spawn_blocking(move || sink.join()).await.unwrap().unwrap();
+        let panics = tasks.sink("sink", || async { panic!("broken") }).unwrap();
+        tokio::task::spawn_blocking(move || panics.join()).await.unwrap().unwrap();
+        assert!(!tasks.is_stopping(), "the node lives on: {:?}", tasks.failure());
+        assert_eq!(tasks.panics()["sink"], 1);
     }
 
     #[tokio::test(start_paused = true)]

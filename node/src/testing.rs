@@ -4,9 +4,14 @@ use std::sync::Arc;
 
 use certs::{
     codec::Millis,
+    grant::NodeGrant,
     id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
     root::Root,
-    sign::SigningKey,
+    sign::{Digest, SigningKey},
+};
+use membership::{
+    body::Status,
+    view::{Member, MemberState},
 };
 use policy::{
     DocumentId,
@@ -117,5 +122,47 @@ pub(crate) fn endpoint(node: &str, service: &ServiceName, stats: &StatsTable) ->
         local: false,
         stats: stats.of(&id, 1),
         id,
+    }
+}
+
+/// A member that lives, and says nothing else.
+pub(crate) fn member(name: &str) -> Member {
+    let nothing = Digest([0; 32]);
+    Member {
+        id: NodeId::new(name).unwrap(),
+        generation: 1,
+        epoch: 1,
+        record_key: SigningKey::generate().public(),
+        ca_key: nothing,
+        root: nothing,
+        state: MemberState::Alive,
+        since: NOW,
+        status: Status::Up,
+        status_since: NOW,
+        address: None,
+        addresses: Vec::new(),
+        locality: String::new(),
+        version: String::new(),
+        wire: (1, 1),
+        started: NOW,
+        policy: None,
+        services: Arc::new([]),
+        health: Arc::default(),
+        rtt: None,
+        loss: None,
+    }
+}
+
+/// A grant of nothing, to a node called `a`.
+pub(crate) fn grant() -> NodeGrant {
+    NodeGrant {
+        node: NodeId::new("a").unwrap(),
+        epoch: 1,
+        services: Vec::new(),
+        token_hash: None,
+        redeemer: None,
+        token_expires: None,
+        enroller: false,
+        retired: false,
     }
 }

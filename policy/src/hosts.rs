@@ -35,6 +35,11 @@ impl Protocol {
             Self::Tcp | Self::Tls => false,
         }
     }
+
+    /// True if such a port may carry what is spoken.
+    pub fn may_be(self, spoken: Self) -> bool {
+        self == Self::Sniffed || self != Self::Tcp && self.is_http() == spoken.is_http()
+    }
 }
 
 /// A port of a service.

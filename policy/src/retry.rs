@@ -161,6 +161,12 @@ impl Retries {
         (self.idempotent_reset && idempotent && reset) || self.on.retriable(outcome)
     }
 
+    /// False if no answer of this status, with this `grpc-status`, is tried again, whatever else it bears: nobody needs to look for that.
+    pub fn concerns(&self, status: u16, grpc: Option<u16>) -> bool {
+        let plain = Outcome::Answer { status, grpc, rate_limited: false, overloaded: false };
+        self.attempts > 0 && (self.on.conditions & RATE_LIMITED != 0 || self.on.retriable(plain))
+    }
+
     /// How long to wait before retry `n` (from 1).
     pub fn backoff(&self, n: u32, random: u64) -> Duration {
         let base = u64::try_from(self.backoff_base.as_micros()).unwrap_or(u64::MAX).max(1);
@@ -277,6 +283,23 @@ mod tests {
 
     fn answer(status: u16) -> Outcome {
         Outcome::Answer { status, grpc: None, rate_limited: false, overloaded: false }
+    }
+
+    #[test]
+    fn what_is_of_no_concern_is_never_retried() {
+        let all = WORDS.iter().map(|word| (*word).to_owned()).chain([String::from("404,503"), WORDS.join(",")]);
+        for (on, attempts) in all.flat_map(|on| [(on.clone(), 0), (on, 2)]) {
+            let retries = Retries { attempts, on: RetryOn::parse(&on).unwrap(), ..Retries::default() };
+            for (status, grpc) in [200, 404, 409, 500, 503].into_iter().flat_map(|one| [(one, None), (one, Some(14))]) {
+                let retried = [false, true].into_iter().flat_map(|limited| [(limited, false), (limited, true)]).any(
+                    |(rate_limited, overloaded)| {
+                        let outcome = Outcome::Answer { status, grpc, rate_limited, overloaded };
+                        retries.retriable(&Method::GET, outcome)
+                    },
+                );
+                assert_eq!(retries.concerns(status, grpc), retried, "{on} {attempts} {status} {grpc:?}");
+            }
+        }
     }
 
     #[test]

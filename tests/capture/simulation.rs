@@ -22,7 +22,7 @@ use serde_json::Value;
 /// Where the machine outside sends everything back, whatever was dialled of [`ANYWHERE`] and of [`NETWORK`].
 const BACK: u16 = 9998;
 /// An address of nobody in particular: Istio's calls that name none.
-const ANYWHERE: &str = "1.3.3.7";
+pub(super) const ANYWHERE: &str = "1.3.3.7";
 /// Where the networks of its ServiceEntries lie.
 const NETWORK: &str = "1234::/16";
 /// Sends back what comes first and ends.
@@ -54,10 +54,10 @@ const UNDECLARED: u16 = 81;
 const TCP: u16 = 82;
 
 /// What is served to whom is outside.
-struct Outside(Child);
+pub(super) struct Outside(Child);
 
 impl Outside {
-    fn start(place: &Place) -> Self {
+    pub(super) fn start(place: &Place) -> Self {
         let to_network = ["-6", "route", "add", NETWORK, "via", OUTSIDE_V6];
         said(Command::new("ip").args(to_network)).expect("a route");
         said(place.outside("ip").args(["-6", "route", "add", "default", "via", HERE_V6])).expect("a route back");
@@ -92,7 +92,7 @@ fn told(address: &str, port: u16, words: &[u8]) -> Vec<u8> {
 }
 
 /// A mesh of one node, whose applications' connections are captured in the name of `caller`.
-fn captured(caller: &str) -> Cluster {
+pub(super) fn captured(caller: &str) -> Cluster {
     let extra = format!("[capture]\nport = 0\nas = \"{caller}\"\n");
     let plan = Plan { extra, ..Plan::with([Service::client(caller)]) };
     let cluster = Cluster::start(Skein::at(env!("CARGO_BIN_EXE_skein-under-test")), &[("web", plan)]);
@@ -100,7 +100,7 @@ fn captured(caller: &str) -> Cluster {
     cluster
 }
 
-fn config(mode: &str) -> String {
+pub(super) fn config(mode: &str) -> String {
     format!(
         "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{accessLogFile: /dev/stdout, accessLogEncoding: JSON, outboundTrafficPolicy: {{mode: {mode}}}}}\n"
     )
@@ -138,7 +138,7 @@ fn is_asked(name: &str, call: &Call) -> bool {
     name != "sidecar-passthroughtraffic-02" || !takes_all
 }
 
-/// What a client of a call says first.
+/// What a client of a call says first. The end of the connection ends the answer: a node that answers by itself would keep it open.
 fn first_words(call: &Call) -> Vec<u8> {
     let protocols: &[&str] = match call.protocol.as_str() {
         "HTTP2" => &["h2"],
@@ -147,13 +147,16 @@ fn first_words(call: &Call) -> Vec<u8> {
     };
     match (call.server_name(), call.protocol.as_str()) {
         (Some(name), _) => bytes::client_hello(name, protocols),
-        (None, "HTTP") => format!("GET {} HTTP/1.1\r\nhost: {}\r\n\r\n", call.path(), call.host_header).into_bytes(),
+        (None, "HTTP") => {
+            let (path, host) = (call.path(), &call.host_header);
+            format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").into_bytes()
+        }
         (None, _) => b"hello".to_vec(),
     }
 }
 
 /// The cluster of the connection that is asked now, and what came back.
-fn asked(cluster: &Cluster, name: &str, call: &Call) -> (Value, Vec<u8>, Vec<u8>) {
+pub(super) fn asked(cluster: &Cluster, name: &str, call: &Call) -> (Value, Vec<u8>, Vec<u8>) {
     let before = cluster.node("web").output().len();
     let words = first_words(call);
     let address = if call.address.is_empty() { ANYWHERE } else { &call.address };

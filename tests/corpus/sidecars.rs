@@ -93,7 +93,7 @@ fn a_namespace_sees_its_own_by_the_root_namespaces_word() {
     let sees = |host: &str, namespace: &str| {
         let account = ServiceAccount::new(namespace, "default").unwrap();
         let source = Source { namespace: namespace.to_owned(), labels: BTreeMap::new(), account };
-        called(&compiled, &Nobody, &source, host).is_some()
+        called(&compiled, &Nobody, &source, (host, None)).is_some()
     };
     for (own, other) in [("ns1", "ns2"), ("ns2", "ns1")] {
         for name in ["http1", "http2", "tcp1"] {

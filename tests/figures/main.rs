@@ -116,6 +116,13 @@ fn asked_seconds() -> Option<Duration> {
 /// The word before which everything is `skein`'s own command line: the figures bring their own node.
 const AS_SKEIN: &str = "as-skein";
 
+/// What is measured here has the memory of a node.
+#[global_allocator]
+static ALLOCATOR: node::allocator::Allocator = node::allocator::Allocator;
+
+/// Names the `skein` that is measured in place of the own node: the one that is shipped is smaller.
+const PROGRAM: &str = "SKEIN_FIGURES_PROGRAM";
+
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the figures are printed")]
 fn main() -> std::process::ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -123,8 +130,13 @@ fn main() -> std::process::ExitCode {
         return node::cli::main_with(std::iter::once("skein".into()).chain(std::env::args_os().skip(2)));
     }
     let json = words.windows(2).any(|pair| pair == ["-o", "json"]);
-    let program = std::env::current_exe().expect("a running program has a path");
-    let skein = Skein { program, prefix: vec![AS_SKEIN.to_owned()] };
+    let skein = match std::env::var_os(PROGRAM) {
+        Some(program) => Skein::at(std::path::PathBuf::from(program)),
+        None => {
+            let program = std::env::current_exe().expect("a running program has a path");
+            Skein { program, prefix: vec![AS_SKEIN.to_owned()] }
+        }
+    };
     let figures = match words.first().map(String::as_str) {
         Some("main") => main_job::figures(&skein),
         Some("identity") => identity::figures(&skein, words.get(1).map(String::as_str)),

@@ -151,7 +151,7 @@ impl Scene {
     }
 
     /// The run of a node by its own word.
-    fn generation(&self, of: &str) -> u64 {
+    pub(crate) fn generation(&self, of: &str) -> u64 {
         self.ask(of, &format!("/v1/members/{of}"))["generation"].as_u64().expect("a generation")
     }
 

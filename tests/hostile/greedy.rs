@@ -1,6 +1,9 @@
 //! A member that wants more than its share of a node: links, and answers to what it asks on and on.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use certs::{
     codec,
@@ -18,7 +21,7 @@ use policy::{
 };
 
 use crate::{
-    gossip::{LIAR, scene},
+    gossip::{Ending, LIAR, Scene, scene},
     liar::domain,
     strangers::wall,
 };
@@ -33,6 +36,34 @@ const WITHOUT_END: usize = 60_000;
 const SHARE: (usize, usize) = (2_048, 16_384);
 /// Links that one tries to have, and those that it may have.
 const LINKS: (usize, usize) = (6, 3);
+
+#[test]
+fn who_never_stops_talking_keeps_no_node_from_seeing_a_death() {
+    let mut scene = scene();
+    // As many links as one may have: there is always one over which something comes.
+    scene.liar.link_again(&scene.cluster, "web", LINKS.1 - 1);
+    let ended = AtomicBool::new(false);
+    let Scene { cluster, liar } = &mut scene;
+    let liar = &*liar;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                // An answer to what was never asked: it costs its reader least.
+                liar.tell_without_pause("web", &Message::Ack(0), 1_000);
+                std::thread::yield_now();
+            }
+        });
+        let _ending = Ending(&ended);
+        cluster.kill("reviews");
+        eventually("it is dead while the liar talks", || {
+            let members = cluster.json("web", &["members"]);
+            let row = members.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == "reviews"));
+            if row.is_some_and(|row| row["state"] == "dead") { Ok(()) } else { Err(members.to_string()) }
+        });
+    });
+    scene.cluster.run("reviews");
+    scene.unharmed();
+}
 
 #[test]
 fn who_asks_on_and_on_is_refused_and_answered_again_once_it_waits() {

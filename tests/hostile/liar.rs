@@ -260,6 +260,14 @@ impl Liar {
         }
     }
 
+    /// Says the same so many times over each link with one, as fast as it is read.
+    pub(crate) fn tell_without_pause(&self, to: &str, message: &Message, count: usize) {
+        let framed = framed(MESSAGE, 0, &message.encode()).repeat(count);
+        let mut links = held(&self.links);
+        let to = links.iter_mut().filter(|(name, link)| name.split(' ').next() == Some(to) && !link.closed);
+        to.for_each(|(_, link)| link.send(&framed));
+    }
+
     /// Over the link, or a new one, should it have ended: on a machine that is short of time it may be late to answer a node.
     fn say(&self, link: &mut Link, message: &Message) {
         if link.closed {
@@ -305,6 +313,21 @@ fn held(links: &Arc<Mutex<BTreeMap<String, Link>>>) -> MutexGuard<'_, BTreeMap<S
     links.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// As it travels; `id` ties a reply to its request.
+fn framed(kind: u8, id: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut framed = Vec::new();
+    let pieces = bytes.len().div_ceil(PIECE).max(1);
+    for number in 0..pieces {
+        let piece = &bytes[number * PIECE..bytes.len().min((number + 1) * PIECE)];
+        let length = u16::try_from(piece.len()).expect("a piece is short");
+        framed.extend([kind, u8::from(number + 1 < pieces)]);
+        framed.extend(length.to_be_bytes());
+        framed.extend(id.to_be_bytes());
+        framed.extend(piece);
+    }
+    framed
+}
+
 impl Link {
     fn open(address: SocketAddr, name: String, leaf: &Arc<CertifiedKey>) -> Link {
         let session = member(address, "skein-peer/1", &name, leaf);
@@ -324,19 +347,12 @@ impl Link {
         self.write_about(kind, 0, bytes);
     }
 
-    /// `id` ties a reply to its request.
     fn write_about(&mut self, kind: u8, id: u32, bytes: &[u8]) {
-        let mut framed = Vec::new();
-        let pieces = bytes.len().div_ceil(PIECE).max(1);
-        for number in 0..pieces {
-            let piece = &bytes[number * PIECE..bytes.len().min((number + 1) * PIECE)];
-            let length = u16::try_from(piece.len()).expect("a piece is short");
-            framed.extend([kind, u8::from(number + 1 < pieces)]);
-            framed.extend(length.to_be_bytes());
-            framed.extend(id.to_be_bytes());
-            framed.extend(piece);
-        }
-        let written = self.session.write_all(&framed).and_then(|()| self.session.flush());
+        self.send(&framed(kind, id, bytes));
+    }
+
+    fn send(&mut self, framed: &[u8]) {
+        let written = self.session.write_all(framed).and_then(|()| self.session.flush());
         self.closed |= written.is_err();
     }
 

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::{
     gossip::{Ending, HONEST, LIAR, MEMORY, Scene, node, scene, served},
+    liar::Liar,
     strangers::wall,
 };
 
@@ -32,10 +33,7 @@ fn a92_who_signs_two_truths_under_one_number_is_quarantined_on_all_nodes_also_on
         scene.liar.tell_one(at, &Message::Records(vec![record]));
     }
     for at in HONEST {
-        eventually("it counts for nothing", || match scene.state(at, LIAR) {
-            None => Ok(()),
-            Some(state) => Err(format!("{state} at {at}")),
-        });
+        eventually("it counts for nothing", || scene.sees(at, LIAR, "quarantined"));
         eventually("its links are closed", || {
             if scene.liar.is_linked(at) { Err(at) } else { Ok(()) }.map_err(str::to_owned)
         });
@@ -59,9 +57,62 @@ fn a92_who_signs_two_truths_under_one_number_is_quarantined_on_all_nodes_also_on
         eventually("it is shown out", || {
             if scene.liar.is_linked(at) { Err(at) } else { Ok(()) }.map_err(str::to_owned)
         });
-        assert_eq!(scene.state(at, LIAR), None);
+        scene.sees(at, LIAR, "quarantined").expect("it stays so");
     }
     scene.unharmed();
+    // A node that starts knows it from its disk, and says so.
+    scene.cluster.kill("web");
+    for at in ["reviews", "ratings", "late"] {
+        eventually("it is dead", || scene.sees(at, "web", "dead"));
+    }
+    scene.cluster.run("web");
+    for (at, earlier) in [("reviews", false), ("web", true)] {
+        let problem = eventually("people are told", || problem(&scene, at, "node_quarantined"));
+        assert!(problem["message"].to_string().contains(LIAR), "{problem}");
+        let status = scene.ask(at, "/v1/status").to_string();
+        assert!(!status.contains("members_missing"), "it is not one that did not join: {status}");
+        let shown = scene.cluster.on(at, &["members", LIAR]).expect_code(0).out;
+        assert!(shown.contains("two different records") && shown.contains("skein invite liar --replace"), "{shown}");
+        let events = scene.ask(at, "/v1/events?here=true").to_string();
+        assert_eq!(events.contains("before this node started; it is still ignored"), earlier, "{events}");
+        assert!(!events.contains("liar is no member any more"), "{events}");
+    }
+    scene.cluster.invite(LIAR, &Plan::with([Service::version("shop/liar", "v1")]), &["--replace"]);
+    for at in ["web", "reviews"] {
+        eventually("it is invited, and ignored no more", || match problem(&scene, at, "node_quarantined") {
+            Err(_) => Ok(()),
+            Ok(problem) => Err(problem.to_string()),
+        });
+    }
+}
+
+/// The problem of this code at a node.
+fn problem(scene: &Scene, at: &str, code: &str) -> Result<Value, String> {
+    let status = scene.ask(at, "/v1/status");
+    let found = status["problems"].as_array().and_then(|all| all.iter().find(|problem| problem["code"] == code));
+    found.cloned().ok_or_else(|| status.to_string())
+}
+
+#[test]
+fn a92_who_is_quarantined_learns_it_from_those_that_ignore_it() {
+    let scene = scene();
+    // What a snapshot of its machine would sign that was put back.
+    let mut copy = Liar::new(&scene.cluster, "ratings");
+    copy.link(&scene.cluster, "web");
+    let generation = scene.generation("ratings");
+    let truths = [Status::Up, Status::Draining]
+        .map(|status| copy.signed(&node("ratings"), generation, Section::STATUS, 1_000_000, codec::encode(&status)));
+    copy.tell_one("web", &Message::Records(truths.into()));
+    for at in ["web", "reviews"] {
+        eventually("it counts for nothing", || scene.sees(at, "ratings", "quarantined"));
+    }
+    let told = eventually("the node itself says so", || {
+        let told = problem(&scene, "ratings", "quarantined")?;
+        // One after the other ends its link.
+        let by = ["web", "reviews"].iter().all(|by| told["message"].to_string().contains(by));
+        if by { Ok(told) } else { Err(told.to_string()) }
+    });
+    assert!(told["hint"].to_string().contains("skein invite ratings --replace"), "{told}");
 }
 
 #[test]

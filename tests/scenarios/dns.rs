@@ -247,7 +247,7 @@ fn the_machines_resolver_is_told_what_to_ask() {
     let text = cluster.on("web", &["dns", "setup", "--print"]).expect_code(0).out;
     assert!(text.contains("DNS=127.0.0.1:15053\nDomains=shop.svc.cluster.local svc.cluster.local ~mesh"), "{text}");
     let setup = cluster.json("web", &["dns", "setup", "--print"]);
-    assert_eq!((&setup["listen"], setup["files"].as_array().map(Vec::len)), (&"127.0.0.1:15053".into(), Some(2)));
+    assert_eq!((&setup["listen"], setup["files"].as_array().map(Vec::len)), (&"127.0.0.1:15053".into(), Some(3)));
     let off = Cluster::new(skein(), "web", &Plan::with([Service::client("shop/web")]));
     let refused = off.on("web", &["dns", "setup", "--print", "-o", "json"]).expect_code(2);
     assert!(refused.error()["error"]["hint"].as_str().is_some_and(|hint| hint.contains("[dns]")), "{refused:?}");

@@ -82,3 +82,44 @@ fn hosts_of_entries_have_addresses_where_their_endpoints_are_listed() {
         address => Err(address.to_string()),
     });
 }
+
+/// Whoever is told an address is led by it to whom it was told for; where that is not so, the machine's resolvers have the word.
+#[test]
+fn addresses_of_documents_are_told_to_whom_they_lead() {
+    let (range, resolver) = (dns::range(), Resolver::start());
+    let extra = format!(
+        "[dns]\nlisten = \"127.0.0.1:0\"\naddresses = \"{range}\"\nupstreams = [\"{}\"]\nas = \"shop/web\"\n",
+        resolver.address
+    );
+    let plan = Plan { extra, ..Plan::with([Service::client("shop/web")]) };
+    let cluster = Cluster::start(skein(), &[("web", plan)]);
+    cluster.wait_members(PATIENCE);
+    let of = |name: &str, address: &str, port: &str| {
+        let listed = "resolution: STATIC, endpoints: [{address: 192.0.2.1}]";
+        entry(name, &format!("{{hosts: [{name}.example.com], addresses: [{address}], ports: [{port}], {listed}}}"))
+    };
+    let (tls, tcp) = ("{number: 443, name: tls, protocol: TLS}", "{number: 5432, name: tcp, protocol: TCP}");
+    let documents =
+        [of("a", "240.0.0.7", tls), of("b", "240.0.0.7", tls), of("c", "240.0.0.8", tcp), of("d", "240.0.0.8", tcp)];
+    push(&cluster, &documents.concat());
+    let server = cluster.node("web").address("dns");
+    let is = |name: &str, wanted: Ipv4Addr| {
+        eventually(&format!("{name} is at {wanted}"), || {
+            match dns::address(server, &format!("{name}.example.com."))? {
+                found if found == wanted => Ok(()),
+                found => Err(found.to_string()),
+            }
+        });
+    };
+    is("a", Ipv4Addr::new(240, 0, 0, 7));
+    is("b", Ipv4Addr::new(240, 0, 0, 7));
+    is("c", Ipv4Addr::new(240, 0, 0, 8));
+    is("d", Resolver::ADDRESS);
+    // What the caller's Sidecar does not import is nobody's.
+    let sidecar = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: default, namespace: shop}\n\
+                   spec: {egress: [{hosts: ['./b.example.com', './d.example.com']}]}\n";
+    push(&cluster, sidecar);
+    is("a", Resolver::ADDRESS);
+    is("b", Ipv4Addr::new(240, 0, 0, 7));
+    is("d", Ipv4Addr::new(240, 0, 0, 8));
+}

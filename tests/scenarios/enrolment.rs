@@ -301,7 +301,11 @@ fn the_name_of_a_machine_that_was_off_for_months_is_given_away_only_by_replace()
     });
     let refused = cluster.on("first", &["invite", "second", "--no-service", "-o", "json"]);
     assert_eq!(refused.error()["error"]["code"], "already_exists", "{refused:?}");
-    cluster.invite("second", &reviews(), &["--replace"]);
+    // What it ran need not be said again, on a day when nobody may know it.
+    let replaced = cluster.on("first", &["invite", "second", "--replace"]).expect_code(0);
+    assert!(replaced.err.contains("may run what it might before: shop/reviews"), "{replaced:?}");
+    let nobody = cluster.on("first", &["invite", "third", "--replace"]).expect_code(2);
+    assert!(nobody.err.contains("it is not said what third may run"), "{nobody:?}");
     // It has not joined under the grant of now: a token that nobody used is made again.
     cluster.invite("second", &reviews(), &[]);
 }

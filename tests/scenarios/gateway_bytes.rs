@@ -1,7 +1,7 @@
 //! Doors for what is no HTTP: bytes as they come, bytes out of TLS that ends at the gateway, and TLS that is passed on unopened.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
 };
@@ -130,4 +130,61 @@ fn bytes_find_their_application_behind_every_kind_of_door() {
     assert!(ask(&client, "vault.example.com").is_err());
     assert!(ask(&client, "ended.example.com").is_err());
     assert_eq!(say(at(&cluster, 9100), "hello").as_deref(), Ok("echo\nhello"), "another port");
+}
+
+/// The port stays, and so does what other servers of it let in.
+#[test]
+fn tls_that_is_passed_on_ends_with_its_server() {
+    let authority = Authority::new();
+    let own = authority.issue("*.example.com", None);
+    let echo = Echo::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "echo").expect("a free port");
+    let cluster = mesh(&echo, tls_application(&own, None));
+    put(&cluster, "ended", Some(&authority.issue("ended.example.com", None)), None);
+    let server = |name: &str, tls: &str| {
+        format!(
+            "{{port: {{number: 9443, name: {name}, protocol: TLS}}, hosts: [{name}.example.com], tls: {{mode: {tls}}}}}"
+        )
+    };
+    let passed = |name: &str| server(name, "PASSTHROUGH");
+    let ended = |name: &str| server(name, "SIMPLE, credentialName: ended");
+    let vault = |name: &str| {
+        let sni = format!("match: [{{port: 9443, sniHosts: [{name}.example.com]}}]");
+        let rules = format!("tls: [{{{sni}, route: [{{destination: {{host: vault, port: {{number: 9000}}}}}}]}}]");
+        routes(name, &format!("{name}.example.com"), &rules)
+    };
+    let push = |servers: &[String]| {
+        let documents = [gateway("public", &servers.join(", ")), vault("vault"), vault("other")];
+        cluster.push("shop", &documents.concat(), &["--wait", "all"]).expect_code(0);
+    };
+    push(&[passed("vault"), passed("other")]);
+    assert_eq!(opened(&cluster, 9443), "tls");
+    let client = Client::new(at(&cluster, 9443), &authority);
+    let live = |name: &str| {
+        let mut live = eventually("it is open", || client.connect(&format!("{name}.example.com")));
+        speaks(&mut live, name);
+        live
+    };
+    let (mut first, mut other) = (live("vault"), live("other"));
+    push(&[passed("other")]);
+    ends(&mut first, "nothing is served under its name");
+    speaks(&mut other, "the server that stays");
+    push(&[passed("other"), passed("vault")]);
+    let mut again = live("vault");
+    push(&[passed("other"), ended("vault")]);
+    ends(&mut again, "TLS ends at the gateway now");
+    speaks(&mut other, "the server that stays");
+}
+
+fn ends(stream: &mut impl Read, what: &str) {
+    match stream.read(&mut [0; 4]) {
+        Ok(0) => {}
+        Err(error) if error.kind() != ErrorKind::WouldBlock => {}
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+fn speaks(stream: &mut (impl Read + Write), what: &str) {
+    let mut answer = [0; 4];
+    let said = stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut answer));
+    assert!(said.is_ok() && answer == *b"ping", "{what}: {said:?}");
 }

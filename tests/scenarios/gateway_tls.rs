@@ -288,6 +288,45 @@ fn clients_show_certificates_where_they_must() {
     ask(8446, Some(&stranger)).expect_err("its authority is not asked");
 }
 
+/// A server with a wildcard has the hosts of its neighbours, too (A65). Istio serves them on its connections, whatever the neighbour asks of
+/// clients.
+#[test]
+fn a_host_behind_certificates_is_not_served_on_a_connection_that_was_asked_for_none() {
+    let (cluster, authority) = (mesh(), Authority::new());
+    put(&cluster, "wild", Some(&authority.issue("*.example.com", None)), Some(&authority.pem()));
+    let servers = [
+        server(8443, "wide", "'*.example.com'", "mode: SIMPLE, credentialName: wild"),
+        server(8443, "admin", "admin.example.com", "mode: MUTUAL, credentialName: wild"),
+        server(8443, "open", "open.example.com", "mode: SIMPLE, credentialName: wild"),
+    ];
+    let answers = |name: &str, status: u16| {
+        routes(name, "public", &format!("{name}.example.com"), &format!("{{directResponse: {{status: {status}}}}}"))
+    };
+    let documents =
+        gateway("public", &servers.join(", ")) + &answers("www", 201) + &answers("admin", 202) + &answers("open", 203);
+    cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
+    opened(&cluster, 8443);
+    let bob = authority.issue("bob", None);
+    let anybody = Client::new(at(&cluster, 8443), &authority);
+    let member = Client { shows: Some(&bob), ..Client::new(at(&cluster, 8443), &authority) };
+    let get = |client: &Client<'_>, name: &str, host: &str| {
+        client.get(&format!("{name}.example.com"), host, "/").map(|got| got.status)
+    };
+    eventually("the certificates are taken", || get(&anybody, "www", "www.example.com").map(drop));
+    eventually("and the client's", || get(&member, "admin", "admin.example.com").map(drop));
+    assert_eq!(get(&anybody, "www", "www.example.com"), Ok(201));
+    assert_eq!(get(&member, "admin", "admin.example.com"), Ok(202));
+    for host in ["admin.example.com", "ADMIN.example.com.", "admin.example.com:8443"] {
+        for client in [&anybody, &member] {
+            assert_eq!(get(client, "www", host), Ok(421), "{host}: its certificate was not asked for");
+        }
+    }
+    get(&anybody, "admin", "admin.example.com").expect_err("no certificate");
+    assert_eq!(get(&anybody, "www", "open.example.com"), Ok(203), "which asks for none, as in Istio");
+    let mut kept = anybody.connect("www.example.com").expect("a handshake");
+    assert_eq!(["www.example.com", "admin.example.com"].map(|host| ask(&mut kept, host)), [Ok(201), Ok(421)]);
+}
+
 /// Asks on a connection that stays open, and gives the status.
 fn ask(stream: &mut (impl std::io::Read + std::io::Write), host: &str) -> Result<u16, String> {
     write!(stream, "GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").map_err(|error| error.to_string())?;

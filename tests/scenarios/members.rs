@@ -161,9 +161,13 @@ fn a_mesh_warns_when_it_is_nearly_full_and_takes_nobody_beyond_its_limit() {
     // One short of four fifths.
     cluster.push("first", &grants(0..POOL / 5 * 4 - 2), &["--wait", "local", "--timeout", "60s"]).expect_code(0);
     assert_eq!(problem(&cluster), None);
+    let listed = |cluster: &Cluster| cluster.on("first", &["members"]).expect_code(0).out;
+    assert!(!listed(&cluster).contains("granted"), "{}", listed(&cluster));
     cluster.push("first", &grants(POOL / 5 * 4 - 2..POOL - 2), &["--wait", "local", "--timeout", "60s"]).expect_code(0);
     let told = problem(&cluster).expect("it is nearly full");
     assert!(told["message"].as_str().is_some_and(|said| said.contains("999 nodes are granted")), "{told}");
+    // By who is granted, as there: none of them was ever seen, so that the list has one row.
+    assert!(listed(&cluster).contains("\n999 nodes are granted, and one mesh takes 1000"), "{}", listed(&cluster));
     let checked = cluster.on("first", &["check", "-o", "json"]);
     assert!(checked.out.contains("mesh.size"), "{checked:?}");
     // The thousandth is let in, the next one is not, and is told why.

@@ -218,6 +218,14 @@ fn a_service_of_the_mesh_takes_spans_by_mutual_tls_and_a_dead_one_harms_nothing(
         "exports are not traced"
     );
 
+    // A node that stops sends its last spans while it still has a mesh to send them through.
+    assert_eq!(get(&cluster, "/last", &[]), 200);
+    assert!(cluster.terminate("web").is_some_and(|status| status.success()), "{}", cluster.log("web"));
+    eventually("the last span of both comes", || two(&spans(&cluster.node("otel").backends[0]), "/last").map(drop));
+    cluster.run("web");
+    cluster.wait_members(harness::PATIENCE);
+    cluster.wait_endpoints("observe/otel", 1);
+
     cluster.kill("otel");
     for _ in 0..50 {
         assert_eq!(get(&cluster, "/dead", &[]), 200);

@@ -5,6 +5,7 @@ use harness::{
     eventually, http,
     load::Load,
 };
+use nix::sys::signal::Signal;
 
 use crate::skein;
 
@@ -46,6 +47,31 @@ fn quic_only() {
 #[test]
 fn tcp_only() {
     works(&mesh(["tcp", "tcp"]));
+}
+
+/// Over TCP: the kernel of a process that stands still goes on to acknowledge, so that nothing else ends these connections.
+#[test]
+fn what_is_under_way_at_a_node_ends_when_that_counts_as_dead() {
+    let cluster = mesh(["tcp", "tcp"]);
+    let outbound = cluster.node("web").outbound();
+    let backend = &cluster.node("reviews").backends[0];
+    backend.hold();
+    let asking = std::thread::spawn(move || {
+        let connection = http::Connection::open_patient(outbound, harness::PATIENCE * 2);
+        let answer = connection.map_err(|error| error.to_string())?.request("GET", "reviews", "/under-way", &[], b"");
+        answer.map(|answer| answer.status)
+    });
+    eventually("a request is under way", || {
+        let arrivals = backend.arrivals();
+        let arrived = arrivals.iter().any(|arrival| arrival.line().contains("/under-way"));
+        if arrived { Ok(()) } else { Err(format!("{arrivals:?}")) }
+    });
+    let frozen = cluster.node("reviews").running.as_ref().expect("it runs");
+    frozen.signal(Signal::SIGSTOP);
+    assert_eq!(asking.join().expect("no panic"), Ok(503));
+    let events = cluster.json("web", &["events"]).to_string();
+    assert!(events.contains("reviews is dead"), "{events}");
+    frozen.signal(Signal::SIGCONT);
 }
 
 #[test]

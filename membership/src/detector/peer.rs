@@ -7,8 +7,11 @@ use rand::{Rng, rngs::StdRng};
 
 use super::{Check, QUESTION_MS, RECONNECT_MS, Verdict};
 
-/// Time between probes of a watched member: 250 ms, which ticks every 50 ms shall not round up.
-const PROBE_MS: u64 = 230;
+/// Time between probes of a watched member. All that a node sends while nobody is in doubt goes out on these beats, so that it wakes once
+/// for many, and so do their answers.
+pub(super) const BEAT_MS: u64 = 250;
+/// A probe so soon before a beat stands for the one of that beat.
+const LATELY_MS: u64 = 50;
 /// Silence over a link that the other end watches: its probes, four a second, have been missing for so long.
 const UNWATCHED_MS: u64 = 330;
 /// Silence of any other linked member after which it is probed: mostly the other end's probe comes first.
@@ -104,6 +107,17 @@ pub(super) struct Peer {
     revived: VecDeque<u64>,
 }
 
+/// What an end of a link does at rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It probes all the time.
+    Probes,
+    /// The other end does, and this one notices when the probes are missing.
+    Awaits,
+    /// Now and then one of both probes.
+    Idle,
+}
+
 /// What holds for all members at a tick.
 pub(super) struct Setting {
     /// Most members have no link with this node.
@@ -116,9 +130,16 @@ pub(super) struct Setting {
     pub(super) health: u32,
     /// The share of probes that got no answer, over all links: what others say gets lost as often.
     pub(super) loss: f64,
+    /// When in each [`BEAT_MS`] this node's beat is.
+    pub(super) phase: u64,
 }
 
 impl Setting {
+    /// This node's first beat at this time or after it.
+    fn beat(&self, time: u64) -> u64 {
+        time.saturating_sub(self.phase).div_ceil(BEAT_MS) * BEAT_MS + self.phase
+    }
+
     fn widened(&self, milliseconds: u64) -> u64 {
         milliseconds + milliseconds * u64::from(self.health) / 2
     }
@@ -213,7 +234,7 @@ impl Peer {
     }
 
     pub(super) fn failed(&mut self, now: u64) {
-        if self.failed.is_none_or(|failed| now.saturating_sub(failed) > PROBE_MS) {
+        if self.failed.is_none_or(|failed| now.saturating_sub(failed) >= BEAT_MS) {
             self.failed = Some(now);
             self.last_ping = None;
         }
@@ -269,14 +290,15 @@ impl Peer {
         self.check.as_ref().is_some_and(|check| check.looked.is_some())
     }
 
-    pub(super) fn probe(&mut self, watched: bool, setting: &Setting, random: &mut StdRng, now: u64) -> Option<u64> {
+    pub(super) fn probe(&mut self, end: End, setting: &Setting, random: &mut StdRng, now: u64) -> Option<u64> {
         let waits = self.pings.back().is_some_and(|(_, sent)| *sent >= self.heard);
-        let unwatched = setting.sparse && now.saturating_sub(self.heard) >= UNWATCHED_MS;
+        let missed = end == End::Awaits && now.saturating_sub(self.heard) >= UNWATCHED_MS;
         let doubted = self.check.is_some() || self.failed_lately(now) || self.late(setting.health, now) > 0;
-        let due = |last: u64| match (doubted, watched || waits || unwatched) {
+        let due = |last: u64| match (doubted, end == End::Probes || waits || missed) {
             (true, _) => last + DOUBT_PROBE_MS,
-            (false, true) => last + PROBE_MS,
-            (false, false) => (last + MEASURE_MS).min(last.max(self.heard) + KEEP_ALIVE_MS),
+            (false, true) => setting.beat(last + LATELY_MS),
+            // The beat that is nearest.
+            (false, false) => setting.beat((last + MEASURE_MS).min(last.max(self.heard) + KEEP_ALIVE_MS) - BEAT_MS / 2),
         };
         if !self.linked || self.last_ping.is_some_and(|last| now < due(last)) {
             return None;

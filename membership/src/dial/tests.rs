@@ -100,6 +100,34 @@ fn the_dead_are_seldom_dialled_where_somebody_else_answers_now() {
 }
 
 #[test]
+fn a_configured_address_that_a_linked_member_calls_its_own_is_dialled_seldom_and_until_it_leads_there() {
+    let (seed, owner) = (address(7), node("z"));
+    let mut scene = Scene::new();
+    scene.dialer.seeds(&[seed], 0);
+    scene.dialer.learned(&owner, &[seed], 1);
+    scene.linked.insert(owner.clone());
+    let minutes = |scene: &mut Scene, begin: u64, ends: fn(&mut Scene, SocketAddr, u64)| {
+        let mut dials = 0;
+        for now in (begin..begin + 600_000).step_by(50) {
+            for (_, dialled) in scene.dialer.tick(&scene.linked, &mut scene.random, now) {
+                dials += usize::from(dialled == seed);
+                ends(scene, dialled, now);
+            }
+        }
+        dials
+    };
+    // Nobody is there, or somebody else.
+    let dials = minutes(&mut scene, 1, |scene, address, now| {
+        scene.dialer.failed(None, address, &mut scene.random, now);
+    });
+    assert!((4..20).contains(&dials), "{dials} in ten minutes");
+    let dials = minutes(&mut scene, 600_001, |scene, address, now| {
+        scene.dialer.linked(&node("z"), Some(address), now);
+    });
+    assert_eq!(dials, 1, "it is what it says");
+}
+
+#[test]
 fn who_moved_once_is_dialled_there_at_once() {
     let mut scene = Scene::new();
     scene.dialer.learned(&node("z"), &[address(1)], 1);

@@ -255,6 +255,11 @@ pub enum Notice {
         /// The node.
         node: NodeId,
     },
+    /// A node did so in an earlier run of this one, by what the disk holds, and is quarantined still.
+    Quarantined {
+        /// The node.
+        node: NodeId,
+    },
     /// What was to be published cannot be.
     Refused(RecordError),
     /// A peer sends what no honest peer sends.

@@ -1,6 +1,6 @@
 //! What nodes say and what is judged of them, folded into the View; and what changed by it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use certs::{codec::Millis, id::NodeId};
 
@@ -9,9 +9,10 @@ use crate::{
     body::Status,
     detector::{Order, Verdict},
     gossip::Feed,
+    ledger::Quarantine,
     record::Section,
     said::Said,
-    view::{Member, MemberState, View},
+    view::{Member, MemberState, Quarantined, View},
 };
 
 impl Engine {
@@ -139,6 +140,23 @@ impl Engine {
         if *node != self.own {
             self.expel(node);
         }
+    }
+
+    /// Shows who contradicted itself, and shows no more who was invited anew or evicted; gives those that are new there.
+    pub(super) fn follow_quarantine(&mut self) -> Vec<NodeId> {
+        let (before, wall) = (&self.view.quarantined, self.wall);
+        let of = |found: &Quarantine| {
+            let node = found.identity.node();
+            let (generation, sequence) = found.proof.0.rank();
+            let since = before.get(node).map_or(wall, |before| before.since);
+            (node.clone(), Quarantined { since, epoch: found.epoch, generation, sequence })
+        };
+        let after: BTreeMap<NodeId, Quarantined> = self.ledger.standing_proofs().map(of).collect();
+        let fresh = after.keys().filter(|node| !before.contains_key(*node)).cloned().collect();
+        if after != *before {
+            Arc::make_mut(&mut self.view).quarantined = after;
+        }
+        fresh
     }
 
     /// Ends everything with a node that has no rights here.

@@ -38,6 +38,15 @@ type Rank = (u64, u64);
 /// Bytes of records that one pull is answered.
 const PULL_BYTES: usize = 1 << 20;
 
+/// How a record came.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    /// As something fresh, not to show what somebody knew when it accused its author.
+    told: bool,
+    /// As a word of one who only follows policy.
+    follows: bool,
+}
+
 /// A quarantine as it travels: the accused's identity, for who does not know it, and the proof.
 pub(super) fn proof(quarantine: &Quarantine) -> [Message; 2] {
     let Quarantine { identity, proof: (one, other), .. } = quarantine;
@@ -111,7 +120,7 @@ impl Engine {
             return self.misbehaved(from, "sent what is no record");
         };
         records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
-        let claimed = claimed(&records);
+        let (claimed, followers) = (claimed(&records), self.followers(&records));
         let mut touched = BTreeSet::new();
         for record in records {
             let now = self.steady;
@@ -120,7 +129,9 @@ impl Engine {
                 if !record.section().is_of_the_moment() {
                     touched.insert(record.node().clone());
                 }
-                self.take_record(&record, Some(from), !claimed.contains(&(record.node().clone(), record.rank())));
+                let told = !claimed.contains(&(record.node().clone(), record.rank()));
+                let follows = followers.contains(record.node());
+                self.take_record(&record, Some(from), Heard { told, follows });
             } else if *record.node() == self.own {
                 // No news of itself, but maybe of what its disk has lost.
                 if self.says_more(&record).is_some() && self.sender(from).records.take(now) {
@@ -133,8 +144,9 @@ impl Engine {
         self.after_records(&touched, Some(from));
     }
 
-    /// What `from` brought, or the carrier; `told` as something fresh, not to show what somebody knew when it accused its author.
-    fn take_record(&mut self, record: &Arc<SignedRecord>, from: Option<&NodeId>, told: bool) {
+    /// What `from` brought, or the carrier.
+    fn take_record(&mut self, record: &Arc<SignedRecord>, from: Option<&NodeId>, heard: Heard) {
+        let Heard { told, follows } = heard;
         let node = record.node();
         if *node == self.own {
             return self.own_record(record);
@@ -158,8 +170,12 @@ impl Engine {
                         self.out.push(Effect::Send { to, link, lane: Lane::Rest, bytes });
                     }
                 }
-                // What the carrier brought, the carrier spreads.
-                if from.is_some() {
+                // What the carrier brought, the carrier spreads, and what is news to nobody but the author's own peers.
+                if follows && !record.section().is_of_the_moment() {
+                    if record.section() == Section::TABLE {
+                        self.sign_of_life(record, from);
+                    }
+                } else if from.is_some() {
                     let lane = self.urgency(record);
                     self.rumor.push(record.clone(), from.cloned(), Some(lane));
                 }
@@ -281,6 +297,7 @@ impl Engine {
 
     fn quarantined(&mut self, node: &NodeId) {
         self.out.push(Effect::Notice(Notice::Equivocation { node: node.clone() }));
+        self.follow_quarantine();
         let messages: Vec<Message> =
             self.ledger.proofs().filter(|quarantine| quarantine.identity.node() == node).flat_map(proof).collect();
         for message in &messages {
@@ -446,7 +463,7 @@ impl Engine {
                 let news: Vec<_> = records.iter().filter(|record| self.ledger.news(record)).collect();
                 let touched = news.iter().map(|record| record.node().clone()).collect();
                 for record in news {
-                    self.take_record(record, None, false);
+                    self.take_record(record, None, Heard { told: false, follows: false });
                 }
                 self.after_records(&touched, None);
             }

@@ -10,6 +10,7 @@ use certs::{
 mod accusations;
 mod carried;
 mod changes;
+mod following;
 mod later;
 mod order;
 mod runs;
@@ -275,6 +276,18 @@ fn a_configured_address_of_one_that_is_quarantined_is_dialled_ever_more_rarely()
         }
     }
     assert!((5..40).contains(&dials), "{dials} in 100 s");
+    // One that starts on its disk knows it, and tells.
+    let (world, own) = (&scene.world, &scene.own);
+    let last_known = scene.engine.ledger.persist(&own.node);
+    let config = Config { trust_domain: world.trust_domain.clone(), peers: Vec::new(), last_known };
+    let (record_key, generation) = (own.record_key.clone(), GENERATION + 1);
+    let own = Own { node: own.node.clone(), record_key, generation, identity: own.chain.clone() };
+    let mut again = Engine::new(config, own, Arc::new(world.authority.clone()), 1, START);
+    let told = again.handle(Event::Tick, START);
+    assert!(told.contains(&Effect::Notice(Notice::Quarantined { node: liar.clone() })), "{told:?}");
+    let out = again.view().quarantined().get(&liar).copied();
+    assert_eq!(out.map(|out| (out.generation, out.sequence)), Some((GENERATION, 2)));
+    assert_eq!(again.view().member(&liar), None);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! The message format of chitchat 0.11, read and written apart from it: its own reader builds types that cannot be
 //! looked into, and its own state believes what it reads.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    cell::RefCell,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
 use certs::codec;
 use serde::{Deserialize, Serialize};
@@ -403,9 +406,17 @@ impl Short {
     }
 }
 
+thread_local! {
+    // Their tables are larger than what they pack: made once.
+    static PACKER: RefCell<zstd::bulk::Compressor<'static>> =
+        RefCell::new(zstd::bulk::Compressor::new(1).expect("memory"));
+    static UNPACKER: RefCell<zstd::bulk::Decompressor<'static>> =
+        RefCell::new(zstd::bulk::Decompressor::new().expect("memory"));
+}
+
 /// Packs a message for a peer.
 pub(super) fn pack(message: &[u8]) -> Vec<u8> {
-    let packed = zstd::bulk::compress(message, 1).expect("memory takes any length");
+    let packed = PACKER.with_borrow_mut(|packer| packer.compress(message)).expect("memory takes any length");
     codec::encode(&packed)
 }
 
@@ -413,5 +424,9 @@ pub(super) fn pack(message: &[u8]) -> Vec<u8> {
 pub(super) fn unpack(payload: &[u8]) -> Result<Vec<u8>, Malformed> {
     let packed: Vec<u8> =
         codec::decode::<_, { 2 * MESSAGE_BYTES }>(payload).map_err(|_| "payload is no byte string")?;
-    zstd::bulk::decompress(&packed, MESSAGE_BYTES).map_err(|_| "payload does not unpack within its limit")
+    // The room that it says it needs: the limit is room for hundreds of most messages.
+    let needed = zstd::zstd_safe::get_frame_content_size(&packed).ok().flatten();
+    let needed = needed.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(MESSAGE_BYTES).min(MESSAGE_BYTES);
+    let unpacked = UNPACKER.with_borrow_mut(|unpacker| unpacker.decompress(&packed, needed));
+    unpacked.map_err(|_| "payload does not unpack within its limit")
 }

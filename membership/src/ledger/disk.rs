@@ -116,7 +116,8 @@ impl Ledger {
         }
     }
 
-    fn granted(&self, name: &NodeId) -> bool {
+    /// Whether an operator's grant of a node stands.
+    pub(super) fn granted(&self, name: &NodeId) -> bool {
         let grant = self.authority.grants.get(name);
         grant.is_some_and(|grant| !self.authority.revocations.evicted(name, grant.epoch))
     }

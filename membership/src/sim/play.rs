@@ -115,10 +115,8 @@ impl Play {
         let mut events = events.into_iter().peekable();
         let mut now = 0;
         while now < scenario.duration.0 {
-            while events.peek().is_some_and(|event| event.at.0 <= now) {
-                let Some(event) = events.next() else { break };
-                self.network.run_to(at(event.at.0));
-                self.happen(&event);
+            while let Some(event) = events.next_if(|event| event.at.0 <= now) {
+                self.happen(&event, at(event.at.0));
             }
             if now == scenario.measure_from.0 / LOOK_MS * LOOK_MS {
                 self.observer.measure(&self.network);
@@ -129,6 +127,9 @@ impl Play {
                 until = cpu.map(|cpu| cpu());
             }
             now += LOOK_MS;
+            while let Some(event) = events.next_if(|event| event.at.0 < now) {
+                self.happen(&event, at(event.at.0));
+            }
             self.lie(now);
             self.network.run_to(at(now));
             each(&mut self.network, now);
@@ -138,7 +139,8 @@ impl Play {
         self.observer.report(&self.network, scenario.seed, spent)
     }
 
-    fn happen(&mut self, event: &Happening) {
+    fn happen(&mut self, event: &Happening, at: Millis) {
+        self.network.run_to(at);
         let nodes = self.names(&event.nodes);
         match event.what {
             What::Join => event.nodes.0.iter().for_each(|number| self.start(*number)),
@@ -177,6 +179,7 @@ impl Play {
                 self.observer.parted(&self.network);
             }
             What::Put => nodes.iter().for_each(|node| self.put(node)),
+            What::Follow => nodes.iter().for_each(|node| self.follow(node)),
             What::Lie => {
                 self.observer.liars.extend(nodes.iter().cloned());
                 self.network.uncounted.extend(nodes.iter().cloned());
@@ -214,9 +217,17 @@ impl Play {
             return;
         }
         self.puts += 1;
+        self.observer.put(&self.network, node, self.puts);
+        self.follow(node);
+    }
+
+    /// A node says that it holds the last policy.
+    fn follow(&mut self, node: &NodeId) {
+        if !self.runs(node) {
+            return;
+        }
         let digest = Digest::of(&self.puts.to_be_bytes());
         let body = Policy { digest, count: self.puts, recent: vec![digest], applied: digest, audit: (0, digest) };
-        self.observer.put(&self.network, node, self.puts);
         self.network.event(node, Event::Publish(vec![Body::Policy(body)]));
     }
 

@@ -115,6 +115,8 @@ pub enum What {
     Heal,
     /// The nodes publish a new record.
     Put,
+    /// The nodes say that they hold what was put last.
+    Follow,
     /// From now on the nodes accuse everybody, deny that anybody answers, and pass nothing on.
     Lie,
 }
@@ -176,8 +178,14 @@ impl Scenario {
         if !(0.0..1.0).contains(&self.link.loss) {
             return refuse("link.loss".to_owned(), "from 0 to below 1".to_owned());
         }
+        let mut joined = BTreeSet::new();
         for (index, event) in self.events.iter().enumerate() {
             let field = |name: &str| format!("event {}: {name}", index + 1);
+            if event.what == What::Join
+                && let Some(number) = event.nodes.0.iter().find(|number| !joined.insert(**number))
+            {
+                return refuse(field("nodes"), format!("{number} joins once: `restart` starts it anew"));
+            }
             if event.at >= self.duration {
                 return refuse(field("at"), "before the end".to_owned());
             }
@@ -221,11 +229,11 @@ impl Scenario {
                 Err(ScenarioError { field: format!("event {}: {name}", index + 1), rule: rule.to_owned() })
             };
             match event.what {
-                What::Put | What::Lie if event.nodes.0.iter().any(|number| *number >= first) => {
+                What::Put | What::Follow | What::Lie if event.nodes.0.iter().any(|number| *number >= first) => {
                     return refuse("nodes", "of the first zone: its news go to the others");
                 }
                 What::Partition | What::Block | What::Heal => return refuse("do", "is for one pool"),
-                What::Put | What::Lie | What::Join | What::Kill | What::Restart | What::Pause => {}
+                What::Put | What::Follow | What::Lie | What::Join | What::Kill | What::Restart | What::Pause => {}
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::{
 };
 
 use certs::id::NodeId;
-use membership::view::View;
+use membership::view::Member;
 use policy::history::State;
 
 use super::{
@@ -35,27 +35,30 @@ impl Addresses {
         Self { dir, fixed, seen: Mutex::new(seen) }
     }
 
-    /// Notes where members are, and forgets nodes that are none any more. Blocks on the disk where that changed something.
-    pub fn note(&self, view: &View, state: &State, own: &NodeId) {
+    /// Notes where members are, and forgets nodes that are none any more; gives what to [`keep`](Self::keep) where that changed something.
+    pub fn note(&self, members: &BTreeMap<NodeId, Arc<Member>>, state: &State, own: &NodeId) -> Option<String> {
         let counts = |node: &NodeId| {
             let grant = state.grants().get(node);
             grant.is_some_and(|grant| !grant.retired && !state.revocations().evicted(node, grant.epoch))
         };
-        let text = {
-            let mut seen = self.seen();
-            let before = seen.clone();
-            seen.retain(|node, _| counts(node));
-            for member in view.members().values().filter(|member| member.id != *own) {
-                if counts(&member.id) && !member.addresses.is_empty() {
-                    seen.insert(member.id.clone(), member.addresses.iter().take(EACH).copied().collect());
-                }
+        let mut seen = self.seen();
+        let before = seen.len();
+        seen.retain(|node, _| counts(node));
+        let mut is_changed = seen.len() != before;
+        let others = members.values().filter(|member| member.id != *own && !member.addresses.is_empty());
+        for member in others.filter(|member| counts(&member.id)) {
+            let addresses = member.addresses.iter().take(EACH);
+            if seen.get(&member.id).is_none_or(|known| !known.iter().eq(addresses.clone())) {
+                seen.insert(member.id.clone(), addresses.copied().collect());
+                is_changed = true;
             }
-            if *seen == before {
-                return;
-            }
-            write(&seen)
-        };
-        if let Err(error) = self.dir.write(ADDRESSES, text.as_bytes()) {
+        }
+        is_changed.then(|| write(&seen))
+    }
+
+    /// Writes the table; blocks on the disk.
+    pub fn keep(&self, table: &str) {
+        if let Err(error) = self.dir.write(ADDRESSES, table.as_bytes()) {
             tracing::warn!(code = %error.code, "addresses of members are not on disk: {error}");
         }
     }
@@ -119,7 +122,10 @@ fn parse(text: &str) -> BTreeMap<NodeId, Vec<SocketAddr>> {
 
 #[cfg(test)]
 mod tests {
+    use certs::grant::NodeGrant;
+
     use super::*;
+    use crate::testing;
 
     #[test]
     fn the_table_survives_its_file_and_a_damaged_line_spoils_no_other() {
@@ -131,5 +137,38 @@ mod tests {
         let text = write(&seen);
         assert_eq!(parse(&text), seen);
         assert_eq!(parse(&format!("no address\n- 1.2.3.4:5\nc nonsense\n\n{text}")), seen);
+    }
+
+    #[test]
+    fn the_disk_is_asked_only_where_a_member_moved_came_or_went() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = Arc::new(StateDir::open(&folder.path().join("state")).unwrap());
+        let addresses = Addresses::load(dir, Vec::new());
+        let mut mesh = testing::Mesh::new();
+        let mut grant = |node: &str, epoch: u64, retired: bool| {
+            let node = NodeId::new(node).unwrap();
+            let grant = NodeGrant { node, epoch, retired, ..testing::grant() };
+            let (document, content) = policy::kinds::node_grant_body(&grant);
+            mesh.push(document, Some(content))
+        };
+        grant("a", 1, false);
+        grant("b", 1, false);
+        let state = grant("c", 1, false);
+        let at = |address: &str| vec![address.parse().unwrap()];
+        let mut members: BTreeMap<NodeId, Arc<Member>> = ["a", "b", "c"]
+            .map(|name| Member { addresses: at("10.0.0.1:1"), ..testing::member(name) })
+            .map(|member| (member.id.clone(), Arc::new(member)))
+            .into();
+        let own = NodeId::new("a").unwrap();
+        assert_eq!(addresses.note(&members, &state, &own).as_deref(), Some("b 10.0.0.1:1\nc 10.0.0.1:1\n"));
+        for _ in 0..10 {
+            assert_eq!(addresses.note(&members, &state, &own), None, "nothing is new");
+        }
+        let moved = Member { addresses: at("10.0.0.2:1"), ..testing::member("b") };
+        members.insert(moved.id.clone(), Arc::new(moved));
+        assert_eq!(addresses.note(&members, &state, &own).as_deref(), Some("b 10.0.0.2:1\nc 10.0.0.1:1\n"));
+        let without = grant("c", 2, true);
+        assert_eq!(addresses.note(&members, &without, &own).as_deref(), Some("b 10.0.0.2:1\n"));
+        assert_eq!(addresses.note(&members, &without, &own), None);
     }
 }

@@ -162,8 +162,11 @@ impl Book {
         self.shelf.get_mut().history.state(now)
     }
 
-    /// What the set folds to now.
+    /// What the set folds to now; at once where that is known.
     pub async fn state(self: &Arc<Self>, now: Millis) -> Arc<State> {
+        if let Some(state) = self.look(|history| history.state_at_rest(now)).await {
+            return state;
+        }
         self.look_through(move |history| history.state(now)).await
     }
 

@@ -69,14 +69,14 @@ fn looks() -> Interval {
     looks
 }
 
+/// Needs the disk, and a thread that may wait for it, only where a member moved, came or went.
 async fn note(sync: &Arc<Sync>, addresses: &Arc<Addresses>) {
-    let (sync, addresses) = (sync.clone(), addresses.clone());
-    let noted = tokio::task::spawn_blocking(move || {
-        let state = sync.world.current().load().state.clone();
-        addresses.note(&sync.world.view(), &state, sync.node());
-    });
+    let state = sync.world.current().load().state.clone();
+    let Some(table) = addresses.note(sync.world.view().members(), &state, sync.node()) else { return };
+    let addresses = addresses.clone();
+    let kept = tokio::task::spawn_blocking(move || addresses.keep(&table));
     // It ends with the process at the latest.
-    let _ = noted.await;
+    let _ = kept.await;
 }
 
 impl Sync {

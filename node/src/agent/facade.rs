@@ -309,6 +309,7 @@ impl Agent {
         troubles.extend(self.inner.group_troubles.load().iter().map(doors::told));
         troubles.extend(self.troubles_beyond());
         troubles.extend(refused(&self.inner.sync.links.refusers(Uptime::now())));
+        troubles.extend(quarantined(&self.inner.sync.links.ignoring(Uptime::now()), self.node()));
         troubles
     }
 
@@ -419,12 +420,29 @@ impl Agent {
     }
 }
 
+/// As many of them as a sentence names.
+fn some(nodes: &[NodeId]) -> String {
+    let names: Vec<&str> = nodes.iter().take(5).map(NodeId::as_str).collect();
+    let more = if nodes.len() > names.len() { ", ..." } else { "" };
+    names.join(", ") + more
+}
+
+/// What it means that nodes end their links with this one because it contradicted itself.
+fn quarantined(by: &[NodeId], own: &NodeId) -> Option<Error> {
+    (!by.is_empty()).then(|| {
+        let message = format!("ignored by {}: this node signed two different truths", some(by));
+        let hint = format!(
+            "was its machine put back to a snapshot, or does a copy of it run? stop the copy; then stop this one, move its data directory \
+             away, and `skein join` with a token of `skein invite {own} --replace`"
+        );
+        fail("quarantined", message, hint)
+    })
+}
+
 /// What it means that nodes hang up on this one.
 fn refused(by: &[NodeId]) -> Option<Error> {
-    let names: Vec<&str> = by.iter().take(5).map(NodeId::as_str).collect();
-    let more = if by.len() > names.len() { ", ..." } else { "" };
     (!by.is_empty()).then(|| {
-        let message = format!("refused by {}{more}: this node's certificate does not count there", names.join(", "));
+        let message = format!("refused by {}: this node's certificate does not count there", some(by));
         let hint = "is its clock right? was it evicted, or its name given to another machine? then stop it, move its data directory away, and \
                     `skein join` with a token of `skein invite NODE --replace`";
         fail("refused", message, hint)

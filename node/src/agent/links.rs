@@ -20,7 +20,7 @@ use crate::{
     mesh::peer::{LinkError, PeerLink},
 };
 
-/// How long a refusal counts, in milliseconds: longer than the longest pause between two dials.
+/// How long a refusal counts, in milliseconds, or that a node ignores this one: longer than the longest pause between two dials.
 const REFUSAL: Millis = 60_000;
 /// How often it is looked who has answered those that accuse it, in milliseconds.
 const SWEEP: Millis = 1_000;
@@ -37,7 +37,9 @@ struct Table {
     /// When the last link to a node ended, wall time; nothing of those that are linked, or no members any more.
     ended: Mutex<HashMap<NodeId, Millis>>,
     /// When a node last refused this one.
-    refusals: Mutex<HashMap<NodeId, Uptime>>,
+    refusals: Mutex<Lately>,
+    /// When a node last ended a link because this one contradicted itself.
+    ignoring: Mutex<Lately>,
     /// Whom members find silent.
     accusations: Mutex<Accusations>,
     /// When it was last looked who has answered those that accuse it, uptime.
@@ -49,6 +51,25 @@ struct Table {
     dropped: [AtomicU64; Lane::ALL.len()],
 }
 
+/// Who did something within [`REFUSAL`], and when last.
+#[derive(Debug, Default)]
+struct Lately(HashMap<NodeId, Uptime>);
+
+impl Lately {
+    /// Notes that a node did it; true if that is news.
+    fn note(&mut self, node: &NodeId, now: Uptime) -> bool {
+        self.0.retain(|_, at| now.0 < at.0 + REFUSAL);
+        self.0.insert(node.clone(), now).is_none()
+    }
+
+    fn nodes(&self, now: Uptime) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> =
+            self.0.iter().filter(|(_, at)| now.0 < at.0 + REFUSAL).map(|(node, _)| node.clone()).collect();
+        nodes.sort();
+        nodes
+    }
+}
+
 impl Links {
     /// A number that no link had before.
     pub(super) fn number(&self) -> LinkId {
@@ -56,7 +77,7 @@ impl Links {
     }
 
     pub(super) fn insert(&self, id: LinkId, link: PeerLink) {
-        self.refusals().remove(&link.peer().node);
+        lock(&self.0.refusals).0.remove(&link.peer().node);
         self.ended().remove(&link.peer().node);
         self.table().insert(id, link);
     }
@@ -102,18 +123,19 @@ impl Links {
         }
     }
 
-    /// A link to this node.
+    /// A link to this node. Where its process runs anew the one to the last run stands for a moment beside it.
     pub fn to(&self, node: &NodeId) -> Option<PeerLink> {
-        self.table().values().find(|link| link.peer().node == *node).cloned()
+        PeerLink::liveliest(self.table().values().filter(|link| link.peer().node == *node)).cloned()
     }
 
     /// One link to every linked node.
     pub fn all(&self) -> Vec<PeerLink> {
-        let mut found: HashMap<NodeId, PeerLink> = HashMap::new();
-        for link in self.table().values() {
-            found.entry(link.peer().node.clone()).or_insert_with(|| link.clone());
+        let table = self.table();
+        let mut found: HashMap<&NodeId, Vec<&PeerLink>> = HashMap::new();
+        for link in table.values() {
+            found.entry(&link.peer().node).or_default().push(link);
         }
-        found.into_values().collect()
+        found.into_values().filter_map(PeerLink::liveliest).cloned().collect()
     }
 
     /// All links to this node.
@@ -123,18 +145,22 @@ impl Links {
 
     /// Notes that a node refuses this one; true if that is news.
     pub(super) fn refused(&self, node: &NodeId, now: Uptime) -> bool {
-        let mut refusals = self.refusals();
-        refusals.retain(|_, at| now.0 < at.0 + REFUSAL);
-        refusals.insert(node.clone(), now).is_none()
+        lock(&self.0.refusals).note(node, now)
+    }
+
+    /// Notes that a node ended its link with this one because this one contradicted itself; true if that is news.
+    pub(super) fn ignored(&self, by: &NodeId, now: Uptime) -> bool {
+        lock(&self.0.ignoring).note(by, now)
     }
 
     /// The nodes that lately refused this one, and have not let it in since.
     pub fn refusers(&self, now: Uptime) -> Vec<NodeId> {
-        let refusals = self.refusals();
-        let mut nodes: Vec<NodeId> =
-            refusals.iter().filter(|(_, at)| now.0 < at.0 + REFUSAL).map(|(node, _)| node.clone()).collect();
-        nodes.sort();
-        nodes
+        lock(&self.0.refusals).nodes(now)
+    }
+
+    /// The nodes that lately said that they ignore this one, for it contradicted itself.
+    pub fn ignoring(&self, now: Uptime) -> Vec<NodeId> {
+        lock(&self.0.ignoring).nodes(now)
     }
 
     /// Who says in public that a node is silent, and since when.
@@ -176,10 +202,6 @@ impl Links {
 
     fn ended(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Millis>> {
         lock(&self.0.ended)
-    }
-
-    fn refusals(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Uptime>> {
-        lock(&self.0.refusals)
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, PeerLink>> {

@@ -45,7 +45,7 @@ pub enum Looked {
     Unknown,
 }
 /// The reason of endpoints that pass their checks on a node that does not carry their requests.
-const STUCK: &str = "a data worker of its node is stuck";
+const STUCK: &str = "a worker or the thread of links of its node is stuck";
 /// The reason of an endpoint that nobody has looked at.
 const UNCHECKED: &str = "not checked yet";
 /// The reason of a service that no operator lets this node run.
@@ -158,8 +158,7 @@ impl Local {
                 std::mem::replace(&mut *stuck, since).is_some()
             };
             if is_stuck || was_stuck {
-                let message =
-                    if is_stuck { format!("{names} does not turn") } else { "every data worker turns".into() };
+                let message = if is_stuck { format!("{names} does not turn") } else { "every thread turns".into() };
                 self.events.note(now, event::Kind::WorkerStuck, &self.node, message);
                 self.publish().await;
             }

@@ -1,5 +1,7 @@
 //! The one task that owns the membership engine: links in and out, records told and heard, judgements acted on.
 
+mod queue;
+
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -9,12 +11,16 @@ use std::{
 
 use certs::id::NodeId;
 use membership::{
-    body::{Body, Status},
     engine::{Change, Effect, Engine, Event, LinkId, Notice},
     gossip::{Carrier, Gossip, Outgoing},
     statement::Statement,
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore, mpsc, watch},
+};
+
+pub use queue::{Input, Members, QUEUE};
 
 use super::{
     event::{self, Events},
@@ -33,95 +39,13 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Events that wait for the engine; who has more to say waits too.
-pub const QUEUE: usize = 1024;
-/// Bytes of peers' messages that wait for the engine. Low: what waits delays everybody's signs of life.
-const QUEUE_BYTES: usize = 8 << 20;
 /// Links with one node at a time: one is enough, a second stands for a moment where both dial, a third until it is noticed that its process
 /// is gone. Beyond that the one whose peer has been silent for longest ends. Each may hold 40 MiB of what its peer says or does not read.
 const LINKS_EACH: usize = 3;
+/// Why links with a node end that contradicted itself: by this word it knows.
+const CONTRADICTED: &str = "it signed two different truths: it is ignored until it is invited anew";
 /// Dials under way at a time.
 const DIALS: usize = 64;
-
-/// What reaches the engine's task.
-#[derive(Debug)]
-pub enum Input {
-    /// Straight to the engine.
-    Event(Event),
-    /// What a peer says, with its share of [`QUEUE_BYTES`], and when it came.
-    Said(Event, OwnedSemaphorePermit, Instant),
-    /// A link stands.
-    Linked(PeerLink, Option<SocketAddr>),
-    /// Somebody wants to know who tells at this time which policy they hold.
-    Speaking(oneshot::Sender<BTreeSet<NodeId>>),
-}
-
-/// The way to the engine; clones are the same way.
-#[derive(Debug, Clone)]
-pub struct Members {
-    inputs: mpsc::Sender<Input>,
-    bytes: Arc<Semaphore>,
-}
-
-impl Members {
-    /// The way and its other end, for [`Task`].
-    pub fn channel() -> (Self, mpsc::Receiver<Input>) {
-        let (inputs, received) = mpsc::channel(QUEUE);
-        (Self { inputs, bytes: Arc::new(Semaphore::new(QUEUE_BYTES)) }, received)
-    }
-
-    /// What waits for the engine.
-    pub fn waiting(&self) -> usize {
-        self.inputs.max_capacity() - self.inputs.capacity()
-    }
-
-    /// Says something new of this node.
-    pub async fn publish(&self, body: Body) {
-        self.publish_together(vec![body]).await;
-    }
-
-    /// The same of several things, which travel as one.
-    pub async fn publish_together(&self, bodies: Vec<Body>) {
-        self.tell(Event::Publish(bodies)).await;
-    }
-
-    /// Says what this node intends.
-    pub async fn status(&self, status: Status) {
-        self.publish(Body::Status(status)).await;
-    }
-
-    /// Tells the engine anything.
-    pub async fn tell(&self, event: Event) {
-        // The engine's task is critical: without it the process ends.
-        let _ = self.inputs.send(Input::Event(event)).await;
-    }
-
-    /// Who tells at this time which policy they hold.
-    pub async fn speaking(&self) -> BTreeSet<NodeId> {
-        let (told, speaking) = oneshot::channel();
-        let _ = self.inputs.send(Input::Speaking(told)).await;
-        speaking.await.unwrap_or_default()
-    }
-
-    /// Brings a peer's message, in its turn: whoever says much waits like everybody else.
-    async fn said(&self, from: NodeId, link: LinkId, bytes: Vec<u8>) {
-        let came = clock::monotonic();
-        let share = u32::try_from(bytes.len().min(QUEUE_BYTES)).unwrap_or(u32::MAX);
-        // Nobody closes it.
-        let Ok(share) = self.bytes.clone().acquire_many_owned(share).await else { return };
-        let _ = self.inputs.send(Input::Said(Event::Message { from, link, bytes }, share, came)).await;
-    }
-
-    /// Asks for a link with a node for the next minute: in a large mesh most nodes have none.
-    pub async fn want(&self, node: &NodeId) {
-        self.tell(Event::Want(node.clone())).await;
-    }
-
-    /// A data connection failed; dropped if the engine has more to do.
-    pub fn data_failure(&self, node: NodeId) {
-        let _ = self.inputs.try_send(Input::Event(Event::DataFailure { node }));
-    }
-}
 
 /// Everything that the engine's task touches.
 pub struct Task {
@@ -155,6 +79,8 @@ pub struct Task {
     pub met: Met,
     /// Owner of the tasks of links.
     pub tasks: Tasks,
+    /// Where peers' requests are answered: links and members do not wait for it.
+    pub control: Handle,
     /// The clock.
     pub clock: Clock,
 }
@@ -184,29 +110,48 @@ impl Task {
         self.tasks.critical("members-disk", keep_members(self.store.clone(), persisted, self.tasks.clone()));
         let dials = Arc::new(Semaphore::new(DIALS));
         self.step(Event::Tick, &persist, &dials);
+        let mut beat = Beat::default();
         loop {
-            tokio::select! {
-                input = self.inputs.recv() => match input {
-                    Some(Input::Event(event)) => self.step(event, &persist, &dials),
-                    Some(Input::Said(event, share, came)) => {
-                        // What waited here may be somebody's sign of life: its silence was this node's.
-                        self.engine.waited(clock::monotonic().duration_since(came));
-                        self.step(event, &persist, &dials);
-                        drop(share);
+            let pause = self.engine.pause();
+            match beat.or_tick(pause, self.next()).await {
+                None => {
+                    // It judges by what has come, not by what was read: much of what waits is a sign of life. What comes meanwhile does
+                    // not put it off.
+                    for _ in 0..self.inputs.len() {
+                        let Ok(input) = self.inputs.try_recv() else { break };
+                        self.take(input, &persist, &dials);
+                        tokio::task::consume_budget().await;
                     }
-                    Some(Input::Linked(link, dialled)) => self.linked(link, dialled, &persist, &dials),
-                    Some(Input::Speaking(told)) => drop(told.send(self.engine.speaking().cloned().collect())),
-                    None => return,
-                },
-                link = self.network.accept() => match link {
-                    Some(link) => self.linked(link, None, &persist, &dials),
-                    None => return self.tasks.stopping().await,
-                },
-                Some(said) = self.gossip.1.recv() => self.step(Event::Gossip(said), &persist, &dials),
-                () = tokio::time::sleep(Duration::from_millis(self.engine.pause())) => {
                     self.step(Event::Tick, &persist, &dials);
                 }
+                Some(Came::Input(Some(input))) => self.take(input, &persist, &dials),
+                Some(Came::Link(Some(link))) => self.linked(link, None, &persist, &dials),
+                Some(Came::Said(said)) => self.step(Event::Gossip(said), &persist, &dials),
+                Some(Came::Input(None)) => return,
+                Some(Came::Link(None)) => return self.tasks.stopping().await,
             }
+        }
+    }
+
+    async fn next(&mut self) -> Came {
+        tokio::select! {
+            input = self.inputs.recv() => Came::Input(input),
+            link = self.network.accept() => Came::Link(link),
+            Some(said) = self.gossip.1.recv() => Came::Said(said),
+        }
+    }
+
+    fn take(&mut self, input: Input, persist: &watch::Sender<Vec<u8>>, dials: &Arc<Semaphore>) {
+        match input {
+            Input::Event(event) => self.step(event, persist, dials),
+            Input::Said(event, share, came) => {
+                // What waited here may be somebody's sign of life: its silence was this node's.
+                self.engine.waited(clock::monotonic().duration_since(came));
+                self.step(event, persist, dials);
+                drop(share);
+            }
+            Input::Linked(link, dialled) => self.linked(link, dialled, persist, dials),
+            Input::Speaking(told) => drop(told.send(self.engine.speaking().cloned().collect())),
         }
     }
 
@@ -226,8 +171,10 @@ impl Task {
         self.world.saw(link.peer());
         self.policy.notify_one();
         self.links.insert(id, link.clone());
-        self.tasks.detach("peer-link", hear(link.clone(), id, self.members.clone()));
+        self.tasks.detach("peer-link", hear(link.clone(), id, self.members.clone(), self.links.clone()));
+        let there = self.control.enter();
         self.tasks.detach("peer-requests", self.requests.clone().serve(link));
+        drop(there);
         self.step(Event::LinkUp { node, link: id, dialled }, persist, dials);
     }
 
@@ -254,7 +201,8 @@ impl Task {
                 }
                 Effect::Close { node } => {
                     self.mesh.close_node(&node);
-                    self.links.of(&node).iter().for_each(|link| link.close("no longer a member"));
+                    let why = if self.is_quarantined(&node) { CONTRADICTED } else { "no longer a member" };
+                    self.links.of(&node).iter().for_each(|link| link.close(why));
                 }
                 Effect::Changed(change) => changed.push(change),
                 Effect::Persist(bytes) => drop(persist.send(bytes)),
@@ -310,11 +258,18 @@ impl Task {
             }
             Change::Gone(node) => {
                 self.mesh.close_node(&node);
-                note(event::Kind::MemberGone, &node, "is no member any more");
+                // Of one that contradicted itself the notice says more.
+                if !self.is_quarantined(&node) {
+                    note(event::Kind::MemberGone, &node, "is no member any more");
+                }
             }
             Change::Policy(_) => self.policy.notify_one(),
             Change::Member(_) | Change::Status(_) | Change::Services(_) | Change::Health(_) => {}
         }
+    }
+
+    fn is_quarantined(&self, node: &NodeId) -> bool {
+        self.engine.view().quarantined().contains_key(node)
     }
 
     fn dial(&self, node: Option<NodeId>, address: SocketAddr, dials: Arc<Semaphore>) {
@@ -335,7 +290,7 @@ impl Task {
                     Input::Event(Event::DialFailed { node, address })
                 }
             };
-            let _ = members.inputs.send(input).await;
+            members.bring(input).await;
         });
     }
 
@@ -366,12 +321,12 @@ impl Task {
                 self.tasks.stop();
             }
             Notice::Equivocation { node } => {
-                self.events.note(
-                    now,
-                    event::Kind::Equivocation,
-                    &node,
-                    format!("{node} signed two different truths; it is ignored"),
-                );
+                let what = format!("{node} signed two different truths; it is ignored until it is invited anew");
+                self.events.note(now, event::Kind::Equivocation, &node, what);
+            }
+            Notice::Quarantined { node } => {
+                let what = format!("{node} signed two different truths before this node started; it is still ignored");
+                self.events.note(now, event::Kind::Equivocation, &node, what);
             }
             Notice::Refused(error) => tracing::error!("this node cannot say something of itself: {error}"),
             Notice::Misbehaved { node, what } => tracing::warn!(peer = %node, "a peer misbehaved: {what}"),
@@ -379,13 +334,50 @@ impl Task {
     }
 }
 
+/// What came from outside the task; nothing where it ended.
+enum Came {
+    Input(Option<Input>),
+    Link(Option<PeerLink>),
+    Said(Outgoing),
+}
+
+/// When the engine ticks next. What comes in meanwhile may bring that forward, and never puts it off: whoever always has something to say
+/// is read between probes and judgements, not in their place.
+#[derive(Debug, Default)]
+struct Beat(Option<Instant>);
+
+impl Beat {
+    /// What comes before the tick of an engine that asks for one after `pause` milliseconds, or nothing: the tick is due.
+    async fn or_tick<T>(&mut self, pause: u64, input: impl Future<Output = T>) -> Option<T> {
+        let now = clock::monotonic();
+        let due = self.due(now, pause);
+        if now < due {
+            tokio::select! {
+                input = input => return Some(input),
+                () = tokio::time::sleep_until(due.into()) => {}
+            }
+        }
+        self.0 = None;
+        None
+    }
+
+    fn due(&mut self, now: Instant, pause: u64) -> Instant {
+        let asked = now + Duration::from_millis(pause);
+        *self.0.insert(self.0.map_or(asked, |due| due.min(asked)))
+    }
+}
+
 /// Brings a link's messages, then its end, to the engine.
-async fn hear(link: PeerLink, id: LinkId, members: Members) {
+async fn hear(link: PeerLink, id: LinkId, members: Members, links: Links) {
     let node = link.peer().node.clone();
     while let Some(bytes) = link.recv().await {
         members.said(node.clone(), id, bytes.to_vec()).await;
     }
-    tracing::debug!(peer = %node, "link closed: {}", link.closed().await);
+    let why = link.closed().await;
+    tracing::debug!(peer = %node, "link closed: {why}");
+    if why == CONTRADICTED && links.ignored(&node, Uptime::now()) {
+        tracing::warn!("{node} ignores this node: {why}");
+    }
     members.tell(Event::LinkDown { node, link: id }).await;
 }
 
@@ -428,15 +420,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_for_the_engine_is_bounded_in_bytes() {
-        let (members, mut inputs) = Members::channel();
-        let say = || members.said(NodeId::new("loud").unwrap(), LinkId(1), vec![0; 1 << 20]);
-        for _ in 0..QUEUE_BYTES >> 20 {
-            say().await;
+    async fn an_engine_ticks_however_much_comes_in() {
+        let (mut beat, mut ticks, begin) = (Beat::default(), 0, clock::monotonic());
+        while ticks < 10 && begin.elapsed() < Duration::from_secs(20) {
+            // It is overdue, and asks anew after each message.
+            ticks += usize::from(beat.or_tick(1, std::future::ready(())).await.is_none());
         }
-        let moment = Duration::from_millis(50);
-        assert!(tokio::time::timeout(moment, say()).await.is_err());
-        drop(inputs.recv().await);
-        tokio::time::timeout(Duration::from_secs(10), say()).await.unwrap();
+        assert_eq!(ticks, 10);
+    }
+
+    #[test]
+    fn what_comes_in_never_puts_a_tick_off() {
+        let begin = clock::monotonic();
+        let at = |millis| begin + Duration::from_millis(millis);
+        let mut beat = Beat::default();
+        assert_eq!(beat.due(begin, 50), at(50));
+        // An engine that is overdue asks for a tick in a millisecond, after each message anew.
+        assert!((1..60).map(|now| beat.due(at(now), 50_u64.saturating_sub(now).max(1))).all(|due| due == at(50)));
+        // After the tick; something that is due earlier comes in.
+        let mut beat = Beat::default();
+        assert_eq!((beat.due(at(60), 50), beat.due(at(70), 10), beat.due(at(75), 35)), (at(110), at(80), at(80)));
     }
 }

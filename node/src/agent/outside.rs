@@ -145,7 +145,7 @@ async fn resolve<F>(world: Arc<World>, look_up: impl Fn(Arc<str>) -> F)
 where
     F: Future<Output = io::Result<Vec<IpAddr>>>,
 {
-    let mut changes = world.current().subscribe();
+    let mut changes = world.current().spaced();
     let mut schedule = Schedule::default();
     let mut looks = FuturesUnordered::new();
     loop {

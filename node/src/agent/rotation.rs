@@ -14,6 +14,7 @@ use certs::{
 use membership::view::View;
 use policy::changeset::ChangesetId;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
 
 use super::{identity::Identity, sync::Sync};
 
@@ -44,13 +45,15 @@ impl Resting {
 /// Runs until the process ends.
 pub async fn run(sync: Arc<Sync>) {
     let (mut turn, mut settled_for) = (0u32, None);
+    let (mut changes, mut is_issuing) = (sync.world.changes(), true);
     loop {
         tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = due(&mut changes, is_issuing) => {}
             () = sync.tasks.stopping() => return,
         }
         let state = sync.world.current().load().state.clone();
-        if state.trust().phase() != Phase::Issuing {
+        is_issuing = state.trust().phase() == Phase::Issuing;
+        if !is_issuing {
             sync.resting.set(None);
             continue;
         }
@@ -67,6 +70,14 @@ pub async fn run(sync: Arc<Sync>) {
             sync.settled();
         }
     }
+}
+
+/// Waits until it is time to look. That a root begins to retire is a change of policy: until there is one nothing is due.
+async fn due(changes: &mut watch::Receiver<u64>, is_issuing: bool) {
+    if !is_issuing && changes.changed().await.is_err() {
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(INTERVAL).await;
 }
 
 /// Whether all that this node shows or issues stems from a root that stays.
@@ -93,5 +104,26 @@ impl Sync {
         let rests = || self.resting.connections(state.role_set.changeset) != Some(0);
         let heard = || has_heard(&self.world.view(), self.node(), trust);
         trust.phase() != Phase::Issuing || (is_moved(&self.identity, trust) && !rests() && heard())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn while_no_root_retires_nothing_is_looked_at_until_something_changes() {
+        let news = watch::Sender::new(0);
+        let mut changes = news.subscribe();
+        let day = Duration::from_secs(86_400);
+        assert!(tokio::time::timeout(day, due(&mut changes, false)).await.is_err());
+        news.send_modify(|count| *count += 1);
+        assert!(due(&mut changes, false).now_or_never().is_none(), "not at each of many changes");
+        news.send_modify(|count| *count += 1);
+        tokio::time::timeout(day, due(&mut changes, false)).await.expect("a change");
+        assert!(tokio::time::timeout(day, due(&mut changes, false)).await.is_err(), "which was the last");
+        tokio::time::timeout(day, due(&mut changes, true)).await.expect("a root retires");
     }
 }

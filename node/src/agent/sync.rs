@@ -2,6 +2,7 @@
 //! has it, verified, stored, folded; what announcements missed, bucket digests find.
 
 mod answer;
+mod audits;
 mod bodies;
 mod claims;
 mod ends;
@@ -32,6 +33,7 @@ use membership::body::{Body, Policy, RECENT};
 use tokio::sync::{Notify, oneshot, watch};
 
 pub use answer::Requests;
+use audits::Audits;
 use claims::Claims;
 pub use freshness::{Freshness, SILENCE};
 use pace::{Brought, Pace};
@@ -46,7 +48,6 @@ use super::{
     members::Members,
     rollback::Rollback,
     rotation::Resting,
-    store::AuditHead,
     wire::{self, Bucket, Buckets, Ids},
     world::World,
 };
@@ -128,7 +129,7 @@ struct Shared {
     /// Whether some peer's policy was looked at since the start, or there is no other node.
     compared: watch::Sender<bool>,
     /// The longest audit chain that each member was heard to have.
-    audits: Mutex<BTreeMap<NodeId, AuditHead>>,
+    audits: Mutex<Audits>,
     /// From the arrival of a changeset to the world that has it.
     latency: Histogram,
 }
@@ -227,7 +228,11 @@ impl Sync {
             }
             self.compare_first();
             self.compare_all().await;
-            self.keep_up(&mut upkeep).await;
+            self.note_audits();
+            // With a push every member gives word, which wakes this loop each time: what goes over all of them has its own pace.
+            if upkeep.is_due(monotonic()) {
+                self.keep_up(&mut upkeep).await;
+            }
         }
     }
 
@@ -365,7 +370,7 @@ impl Sync {
     /// Digests of parts of the set tell what is missing, whatever was announced.
     async fn compare_buckets(self: &Arc<Self>, link: &PeerLink) -> Result<Brought, SyncError> {
         let buckets: Buckets = self.ask(link, wire::BUCKETS, &()).await?;
-        let own = self.book.look(|history| history.bucket_digests()).await;
+        let own = self.book.look(|history| history.bucket_digests().to_vec()).await;
         let differing = (0..=u8::MAX).zip(own.iter().zip(&buckets.digests)).filter(|(_, (a, b))| a != b);
         let buckets: Vec<u8> = differing.map(|(bucket, _)| bucket).collect();
         if buckets.is_empty() {

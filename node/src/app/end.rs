@@ -30,7 +30,11 @@ pub(super) async fn until_told(agent: &Agent, signals: &mut Signals, tasks: &Tas
         };
         match wish {
             Wish::Stop => return,
-            Wish::Reload => agent.reload_by_signal().await,
+            // Beside: a reload that takes long keeps nobody from stopping the node.
+            Wish::Reload => {
+                let agent = agent.clone();
+                tasks.detach("reload", async move { agent.reload_by_signal().await });
+            }
         }
     }
 }

@@ -5,7 +5,9 @@
 
 use super::{nft, rules};
 use crate::clock;
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long the kernel redirects without a renewal.
 pub const LIFE: Duration = Duration::from_secs(15);
@@ -58,7 +60,7 @@ enum End {
     Unconfirmed,
     /// Somebody switched it off, or on again under another guard.
     Released,
-    /// The node said that it stops.
+    /// The node said that it stops, or whoever stops it told this process, too: a service manager tells all that belongs to it.
     Leaving,
     /// The node is gone, or hangs.
     Lost,
@@ -98,6 +100,13 @@ where
     let mut renewed = begun;
     let mut confirmed = false;
     let mut known: Option<Vec<SocketAddr>> = None;
+    let mut told = signal(SignalKind::terminate()).ok();
+    let mut told = pin!(async move {
+        match &mut told {
+            Some(told) => drop(told.recv().await),
+            None => std::future::pending().await,
+        }
+    });
     loop {
         let unconfirmed = guard.confirm_within.saturating_sub(clock::monotonic().duration_since(begun));
         let news = async {
@@ -109,6 +118,7 @@ where
         };
         let news = tokio::select! {
             news = news => Some(news),
+            () = told.as_mut() => Some(Err(End::Leaving)),
             () = tokio::time::sleep(unconfirmed), if !confirmed => None,
         };
         let moved = match news {

@@ -12,4 +12,4 @@ mod rules;
 
 pub use guard::{Guard, LIFE, News, Question, guard};
 pub use listening::{Listeners, is_open, listening, targets};
-pub use rules::{Incoming, Outgoing, Rules};
+pub use rules::{Incoming, MACHINE_SERVICES, Outgoing, Rules};

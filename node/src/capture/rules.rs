@@ -4,7 +4,7 @@ use crate::config::Cidr;
 use std::{
     collections::BTreeSet,
     fmt::Display,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -26,6 +26,14 @@ const TARGETS: [(&str, &str); 4] = [
     (ANYWHERE_V6, "inet_service"),
     (AT_V4, "ipv4_addr . inet_service"),
     (AT_V6, "ipv6_addr . inet_service"),
+];
+/// Machine services of clouds that are not at link-local addresses: Amazon's by IPv6, Alibaba's, Azure's and Oracle's. They know who asks by who
+/// asks, and no name may mean them.
+pub const MACHINE_SERVICES: [IpAddr; 4] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
 ];
 /// Ports that are never redirected: SSH, wherever to.
 const SSH: u16 = 22;
@@ -129,9 +137,12 @@ impl Rules {
             rule("captured", format!("ip daddr {services} {redirect}"));
         }
         rule("captured", "fib daddr type { local, broadcast, multicast } return".to_owned());
-        // Link-local: the metadata of clouds, which know who asks by who asks.
+        // Link-local: most of the metadata of clouds.
         rule("captured", "ip daddr 169.254.0.0/16 return".to_owned());
         rule("captured", "ip6 daddr fe80::/10 return".to_owned());
+        let (v4, v6): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = MACHINE_SERVICES.into_iter().partition(IpAddr::is_ipv4);
+        rule("captured", format!("ip daddr {{ {} }} return", list(&v4)));
+        rule("captured", format!("ip6 daddr {{ {} }} return", list(&v6)));
         self.spare("daddr", &mut |text| rule("captured", text));
         rule("captured", format!("tcp sport {SSH} return"));
         if !outgoing.ipv6 {
@@ -292,6 +303,8 @@ mod tests {
                 "fib daddr type { local, broadcast, multicast } return",
                 "ip daddr 169.254.0.0/16 return",
                 "ip6 daddr fe80::/10 return",
+                "ip daddr { 100.100.100.200, 168.63.129.16, 192.0.0.192 } return",
+                "ip6 daddr { fd00:ec2::254 } return",
                 "ip daddr 10.1.0.0/16 return",
                 "ip6 daddr fd00::/8 return",
                 "tcp dport { 22, 15000, 15008 } return",

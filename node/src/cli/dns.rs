@@ -42,6 +42,9 @@ struct File {
 /// Zones in which no other resolver has anything to say.
 const ZONES: &[&str] = &["mesh", "svc", "cluster.local"];
 
+/// What comes with such a host.
+const BEHIND: &str =
+    "and name the machine's real resolvers in [dns] upstreams: what the node does not answer of HOST it asks them.";
 /// What an operator must add by hand: hosts of ServiceEntries come and go with documents, and are in zones of others.
 const HOSTS: &str = "For each host of a ServiceEntry that applications reach by an address of the node";
 
@@ -68,10 +71,21 @@ fn setup(listen: SocketAddr, namespace: &str) -> Setup {
     let search = format!("{namespace}.svc.cluster.local svc.cluster.local");
     let mut files = vec![
         File {
-            resolver: "systemd-resolved",
+            resolver: "systemd-resolved of systemd 258 and later",
+            path: "/etc/systemd/dns-delegate.d/skein.dns-delegate",
+            text: format!(
+                "# {HOSTS}: add ~HOST,\n# {BEHIND}\n[Delegate]\nDNS={listen}\nDomains={search} {}\n",
+                routed.join(" ")
+            ),
+            then: "systemctl restart systemd-resolved",
+        },
+        File {
+            resolver: "systemd-resolved of an earlier systemd",
             path: "/etc/systemd/resolved.conf.d/skein.conf",
             text: format!(
-                "# {HOSTS}: add ~HOST,\n# and name the machine's real resolvers in [dns] upstreams: what the node does not answer of HOST it asks them.\n[Resolve]\nDNS={listen}\nDomains={search} {}\n",
+                "# A server that stands here is asked for every name, beside the machine's own servers: name these in [dns] upstreams,\n\
+                 # and know that a service NAME in a namespace that is a public domain (NAME.dev) hides the public name here.\n\
+                 # {HOSTS}: add ~HOST.\n[Resolve]\nDNS={listen}\nDomains={search} {}\n",
                 routed.join(" ")
             ),
             then: "systemctl restart systemd-resolved",
@@ -80,7 +94,7 @@ fn setup(listen: SocketAddr, namespace: &str) -> Setup {
             resolver: "dnsmasq",
             path: "/etc/dnsmasq.d/skein.conf",
             text: format!(
-                "# {HOSTS}: add /HOST,\n# and name the machine's real resolvers in [dns] upstreams: what the node does not answer of HOST it asks them.\nserver=/{}/{}#{}\n",
+                "# {HOSTS}: add /HOST,\n# {BEHIND}\nserver=/{}/{}#{}\n",
                 ZONES.join("/"),
                 listen.ip(),
                 listen.port()
@@ -121,21 +135,18 @@ mod tests {
     fn resolv_conf_is_offered_only_where_it_can_say_it() {
         let high = setup("127.0.0.1:15053".parse().unwrap(), "shop");
         assert!(high.files.iter().all(|file| file.resolver != "resolv.conf"));
-        let resolved = &high.files[0].text;
-        assert!(
-            resolved.contains("DNS=127.0.0.1:15053\n") && resolved.contains(" ~mesh ~svc ~cluster.local\n"),
-            "{resolved}"
-        );
-        assert!(
-            resolved.contains("each host of a ServiceEntry")
-                && resolved.contains("add ~HOST,")
-                && resolved.contains("[dns] upstreams"),
-            "{resolved}"
-        );
-        let dnsmasq = &high.files[1].text;
+        let [delegate, resolved, dnsmasq] = [0, 1, 2].map(|number| &high.files[number].text);
+        for (file, section) in [(delegate, "[Delegate]\n"), (resolved, "[Resolve]\n")] {
+            let lines =
+                format!("{section}DNS=127.0.0.1:15053\nDomains=shop.svc.cluster.local svc.cluster.local ~mesh ~svc");
+            assert!(file.contains(&lines) && file.ends_with(" ~cluster.local\n"), "{file}");
+            assert!(file.contains("each host of a ServiceEntry") && file.contains("add ~HOST"), "{file}");
+            assert!(file.contains("[dns] upstreams"), "{file}");
+        }
+        assert!(resolved.contains("asked for every name"), "{resolved}");
         assert!(dnsmasq.ends_with("asks them.\nserver=/mesh/svc/cluster.local/127.0.0.1#15053\n"), "{dnsmasq}");
         assert!(text(&high).contains("127.0.0.2:53"));
         let low = setup("127.0.0.2:53".parse().unwrap(), "shop");
-        assert!(low.files[2].text.starts_with("nameserver 127.0.0.2\nsearch shop.svc.cluster.local"));
+        assert!(low.files[3].text.starts_with("nameserver 127.0.0.2\nsearch shop.svc.cluster.local"));
     }
 }

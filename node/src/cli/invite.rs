@@ -49,8 +49,8 @@ pub struct Args {
     /// It enrols others, once `skein ca promote NODE` has certified it
     #[arg(long)]
     enroller: bool,
-    /// A rebuilt machine takes the name over; what the old one holds counts no more, but for an enroller's CA: it goes on certifying for
-    /// those whom it enrolled. Where that was stolen, `skein evict NODE --force` before
+    /// A rebuilt machine takes the name over, and may run what the old one might unless that is said anew; what the old one holds counts no
+    /// more, but for an enroller's CA: it goes on certifying for those whom it enrolled. Where that was stolen, `skein evict NODE --force` before
     #[arg(long)]
     replace: bool,
     /// How long the token is good
@@ -58,16 +58,38 @@ pub struct Args {
     ttl: Duration,
 }
 
+impl Args {
+    fn says_services(&self) -> bool {
+        self.no_service || !self.service.is_empty()
+    }
+
+    fn unsaid(&self) -> Error {
+        usage(
+            format!("it is not said what {} may run", self.guest),
+            "give --service NS/NAME[=SA] for each of its services, or --no-service",
+        )
+    }
+
+    /// What the node may run, and whether it is an enroller: a machine that takes a name over is what the last one was, unless it is said.
+    fn granted(&self, held: Option<&Held>) -> Result<(Vec<GrantedService>, bool)> {
+        if self.says_services() {
+            return Ok((self.service.clone(), self.enroller));
+        }
+        let held = held.ok_or_else(|| self.unsaid())?;
+        let names: Vec<String> = held.grant.services.iter().map(|granted| granted.service.to_string()).collect();
+        let what = if names.is_empty() { "no service".to_owned() } else { names.join(", ") };
+        remark(&format!("note: {} may run what it might before: {what}", self.guest));
+        Ok((held.grant.services.clone(), self.enroller || held.grant.enroller))
+    }
+}
+
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     if args.ttl.is_zero() || args.ttl > TTL_LIMIT {
         return Err(usage("--ttl must be above 0 and at most 168h", "the default is 1h"));
     }
-    if args.service.is_empty() && !args.no_service {
-        return Err(usage(
-            format!("it is not said what {} may run", args.guest),
-            "give --service NS/NAME[=SA] for each of its services, or --no-service",
-        ));
+    if !args.says_services() && !args.replace {
+        return Err(args.unsaid());
     }
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
@@ -80,18 +102,19 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     if !args.replace {
         refuse_taken(&mut client, &mesh, &args.guest, held.as_ref()).await?;
     }
-    refuse_demotion(&args.guest, args.enroller, held.as_ref())?;
+    let (services, is_enroller) = args.granted(held.as_ref())?;
+    refuse_demotion(&args.guest, is_enroller, held.as_ref())?;
     let enroller = enroller(&mesh)?;
     let secret = Secret::generate();
     let expires = clock::wall() + Millis::try_from(args.ttl.as_millis()).unwrap_or(Millis::MAX);
     let grant = NodeGrant {
         node: args.guest.clone(),
         epoch: held.as_ref().map_or(1, |held| held.grant.epoch + 1),
-        services: args.service,
+        services,
         token_hash: Some(secret.hash()),
         redeemer: Some(enroller.name.clone()),
         token_expires: Some(expires),
-        enroller: args.enroller,
+        enroller: is_enroller,
         retired: false,
     };
     let sending = Sending { message: format!("invite {}", args.guest), ..Sending::default() };
@@ -105,7 +128,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     if !at_enroller {
         remark(&format!("note: {} has not confirmed the invite yet; the token is good once it has", enroller.name));
     }
-    if args.enroller {
+    if is_enroller {
         remark(&format!("note: once {} runs, certify it as an enroller: skein ca promote {}", args.guest, args.guest));
     }
     remark(&format!("note: {} will call {} at {}", args.guest, enroller.name, enroller.addresses.join(", ")));

@@ -114,7 +114,7 @@ pub(super) fn tone(state: &str) -> Tone {
     match state {
         "alive" | "healthy" | "ok" => Tone::Good,
         "suspect" | "left" | "degraded" | "spared" => Tone::Doubt,
-        "dead" | "evicted" | "unhealthy" | "ejected" | "critical" => Tone::Bad,
+        "dead" | "evicted" | "quarantined" | "unhealthy" | "ejected" | "critical" => Tone::Bad,
         _ => Tone::Plain,
     }
 }

@@ -6,12 +6,13 @@ use certs::id::NodeId;
 use membership::gossip::POOL;
 
 use crate::{
-    agent::admin::api::{Member, MemberDetail},
+    agent::admin::api::{Member, MemberDetail, Status},
     cli::{
+        client,
         context::Context,
         error::Result,
         look::{self, ago, cell, state},
-        output::{Table, plain},
+        output::{Format, Table, plain},
     },
 };
 
@@ -41,7 +42,15 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         None => {
             let path = format!("/v1/members?all={}&reach={}", args.all, args.reach);
             let (rows, legend): (fn(&[Member]) -> Table, _) = if args.reach { (matrix, LEGEND) } else { (table, "") };
-            let text = |members: &Vec<Member>| ctx.output.render(&rows(members)) + legend + &crowded(members.len());
+            let room = match ctx.output.format {
+                Format::Table => {
+                    // A remark, without which the list is as good.
+                    let status = client::connect(ctx).await?.get::<Status>("/v1/status").await;
+                    status.map_or_else(|_| String::new(), |status| crowded(status.members.expected))
+                }
+                Format::Json | Format::Yaml => String::new(),
+            };
+            let text = |members: &Vec<Member>| ctx.output.render(&rows(members)) + legend + &room;
             look::show(ctx, &path, text).await
         }
     }
@@ -67,13 +76,14 @@ fn table(members: &[Member]) -> Table {
     table
 }
 
-/// A word under the list of a mesh that has not much room left; see `mesh_nearly_full`.
-fn crowded(members: usize) -> String {
-    if members * 5 < POOL * 4 {
+/// A word under the list of a mesh that has not much room left; see `mesh_nearly_full`. Those that are listed are others: who was evicted
+/// is among them, and who is dead for long is not.
+fn crowded(granted: usize) -> String {
+    if granted * 5 < POOL * 4 {
         return String::new();
     }
     format!(
-        "\n{members} nodes are listed, and one mesh takes {POOL}: retire or evict nodes that are gone, or part it\n"
+        "\n{granted} nodes are granted, and one mesh takes {POOL}: retire or evict nodes that are gone, or part it\n"
     )
 }
 
@@ -127,7 +137,7 @@ fn detail(detail: &MemberDetail, ctx: &Context) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::{Format, Output};
+    use crate::cli::output::Output;
 
     #[test]
     fn who_was_not_asked_is_not_called_silent() {

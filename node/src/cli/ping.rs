@@ -55,13 +55,8 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
             "name another one; `skein members` lists them",
         ));
     }
-    let mut pings: Vec<Ping> = Vec::new();
-    for number in 0..args.count {
-        if number > 0 {
-            tokio::time::sleep(PAUSE).await;
-        }
-        pings.push(client.get(&format!("/v1/ping/{}", args.of)).await?);
-    }
+    let path = format!("/v1/ping/{}", args.of);
+    let (pings, failed) = asked(args.count, async || client.get(&path).await).await;
     let times: Vec<f64> = pings.iter().filter_map(|ping| ping.rtt_ms).collect();
     let rtt_ms = (!times.is_empty()).then(|| Times {
         min: times.iter().copied().fold(f64::INFINITY, f64::min),
@@ -71,12 +66,33 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let lost = pings.len() - times.len();
     let all_lost = times.is_empty();
     let summary = Summary { node: args.of, sent: pings.len(), lost, rtt_ms, pings };
+    if let Some(error) = failed {
+        if summary.sent > 0 {
+            ctx.output.show(&summary, || text(&summary))?;
+        }
+        return Err(error);
+    }
     ctx.output.show(&summary, || text(&summary))?;
     if all_lost {
         let message = format!("{} answered none of {} questions", summary.node, summary.sent);
         return Err(Error::new("unreachable", message).hint("`skein members NODE` says who reaches it"));
     }
     Ok(())
+}
+
+/// What so many questions gave, and what the node said instead of asking on: the one that is asked for may be evicted meanwhile.
+async fn asked(count: u32, mut ask: impl AsyncFnMut() -> Result<Ping>) -> (Vec<Ping>, Option<Error>) {
+    let mut pings = Vec::new();
+    for number in 0..count {
+        if number > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        match ask().await {
+            Ok(ping) => pings.push(ping),
+            Err(error) => return (pings, Some(error)),
+        }
+    }
+    (pings, None)
 }
 
 fn text(summary: &Summary) -> String {
@@ -96,4 +112,23 @@ fn text(summary: &Summary) -> String {
     }
     text.push('\n');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_measured_is_kept_when_nobody_can_ask_on() {
+        let mut questions = 0;
+        let ask = async || {
+            questions += 1;
+            let node = NodeId::new("b").unwrap();
+            let answer = Ping { node, carrier: "quic".into(), remote: String::new(), rtt_ms: Some(1.0), lost: None };
+            if questions < 3 { Ok(answer) } else { Err(Error::new("not_found", "b is not a node of this mesh")) }
+        };
+        let (pings, failed) = asked(5, ask).await;
+        assert_eq!((pings.len(), failed.map(|error| error.code.to_string())), (2, Some("not_found".to_owned())));
+        assert_eq!(questions, 3);
+    }
 }

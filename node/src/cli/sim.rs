@@ -39,7 +39,8 @@ pub enum Command {
     ///
     /// A scenario says how many nodes there are, what the paths between them are like, and what happens when: each `[[event]]` has
     /// `at`, `do` and `nodes`, where `do` is join, kill, restart, pause (with `for`: how long they stand still, below 1s), partition,
-    /// heal (of all, without `nodes`), block (of what gets from `from` to `to`), put (something new to say) or lie.
+    /// heal (of all, without `nodes`), block (of what gets from `from` to `to`), put (something new to say), follow (to
+    /// hold what was put last) or lie.
     #[command(after_help = "Example: skein sim run kill -o json")]
     Run {
         /// A file, - for standard input, or one that comes with the program: join-100, kill, loss-20, partition,

@@ -11,7 +11,7 @@ use hickory_proto::{
     },
 };
 use policy::{
-    compile::Entries,
+    compile::{Entries, Scope},
     hosts::{self, REGISTRY_SUFFIX, ServicePort},
     kinds::Subnet,
     route::Called,
@@ -67,11 +67,10 @@ pub(super) enum Outcome {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Zone<'a> {
     pub(super) node: &'a NodeId,
-    /// Where names without a namespace are looked for.
-    pub(super) namespace: &'a str,
+    /// What whoever speaks by captured connections and names sees of the mesh; in its namespace names without one are looked for.
+    pub(super) scope: Scope<'a>,
     pub(super) names: &'a Names,
     pub(super) services: &'a Services,
-    /// Hosts of ServiceEntries, as callers of the namespace see them.
     pub(super) entries: &'a Entries,
 }
 
@@ -193,7 +192,7 @@ impl Zone<'_> {
 
     /// The service of that name, if it is one that applications can call.
     fn service(&self, name: &str) -> Option<(ServiceName, Ipv4Addr)> {
-        let service = hosts::named(name, self.namespace)?;
+        let service = hosts::named(name, self.scope.namespace)?;
         let service = Called::Service(service);
         let address = self.names.address(&service)?;
         if let Called::Service(service) = service { Some((service, address)) } else { None }
@@ -204,11 +203,11 @@ impl Zone<'_> {
         if let Some(address) = self.names.address(&Called::Host(name.into())) {
             return Some(vec![address.into()]);
         }
-        let made = self.entries.find(name, self.namespace)?;
-        let addresses: Vec<IpAddr> = made.entry.addresses.iter().filter_map(Subnet::only).collect();
-        // An address means the first host of an entry: the others would lead to it.
-        let is_first = made.entry.hosts.first().is_some_and(|first| **first == *made.host);
-        (is_first && !addresses.is_empty()).then_some(addresses)
+        let made = self.entries.find(name, self.scope)?;
+        // Several hosts may have an address: what would be led to another's servers there is told its own by the resolvers.
+        let leads = |address: &IpAddr| self.entries.leads(made, *address, self.scope);
+        let addresses: Vec<IpAddr> = made.entry.addresses.iter().filter_map(Subnet::only).filter(leads).collect();
+        (!addresses.is_empty()).then_some(addresses)
     }
 
     fn port(&self, service: &ServiceName, asked: &str) -> Option<ServicePort> {

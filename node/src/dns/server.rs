@@ -83,7 +83,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     current: Current,
-    /// Where names without a namespace are looked for.
+    /// Where names without a namespace are looked for until it is known who speaks.
     namespace: String,
     upstreams: Upstreams,
     waiting: Arc<Semaphore>,
@@ -229,9 +229,10 @@ impl Shared {
             return Verdict::Drop;
         }
         let (snapshot, names) = (self.current.read(), self.current.names());
+        let speaker = names.speaker.as_ref();
         let zone = Zone {
             node: &snapshot.node,
-            namespace: &self.namespace,
+            scope: speaker.map_or_else(|| self.namespace.as_str().into(), |source| snapshot.compiled.scope(source)),
             names: &names,
             services: &snapshot.services,
             entries: snapshot.compiled.entries(),

@@ -186,7 +186,7 @@ impl Upstreams {
         let mut troubles: Vec<Trouble> = resolvers.iter().filter(circles).map(|resolver| Trouble {
             code: "dns_loop",
             message: format!("the resolver {} asks this node what this node asks it: it is left out", resolver.address),
-            hint: "let it send only the mesh's names here (`skein dns setup --print`), or name others in [dns] upstreams",
+            hint: "name the machine's own servers in [dns] upstreams, or let that resolver send only the mesh's names here (`skein dns setup --print`)",
         })
         .collect();
         if resolvers.is_empty() {

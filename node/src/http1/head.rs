@@ -1,5 +1,6 @@
 //! Heads of messages: their lines, what they say of framing, and how they are written.
 
+use super::names;
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version,
@@ -102,7 +103,10 @@ pub(super) fn header_lines(head: &Bytes, mut at: usize, lines: usize) -> Result<
 fn header_line(head: &Bytes, at: usize, line: &[u8]) -> Result<(HeaderName, HeaderValue), Bad> {
     // A line that begins with a blank (a folded one) has no name.
     let colon = memchr::memchr(b':', line).ok_or("header without a colon")?;
-    let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| "not a header name")?;
+    let name = match names::known(&line[..colon]) {
+        Some(name) => name,
+        None => HeaderName::from_bytes(&line[..colon]).map_err(|_| "not a header name")?,
+    };
     let value = &line[colon + 1..];
     let is_text = |byte: &u8| !is_blank(*byte);
     let first = value.iter().position(is_text).unwrap_or(value.len());

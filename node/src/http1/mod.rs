@@ -8,6 +8,7 @@ pub mod client;
 mod decoder;
 mod encoder;
 mod head;
+mod names;
 mod reply;
 mod request;
 pub mod server;

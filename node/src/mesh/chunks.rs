@@ -10,9 +10,13 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Longest chunk, bytes.
+/// Longest chunk that is read, bytes.
 const MAX_CHUNK: usize = 64 << 10;
 const HEADER: usize = 4;
+
+/// Bytes of the longest chunk that is written: with its header it fills whole TLS records, which hold 16 KiB (RFC 8446, 5.1), where four
+/// more bytes would take a record of their own.
+pub(crate) const FULL_CHUNK: usize = MAX_CHUNK - HEADER;
 
 /// Both directions of one tunnel.
 #[derive(Debug, Default)]
@@ -29,6 +33,8 @@ struct Reader {
     /// Bytes of the chunk that are still to come.
     left: usize,
     ended: bool,
+    /// What broke off after bytes that the caller got first.
+    failed: Option<io::Error>,
 }
 
 #[derive(Debug, Default)]
@@ -46,41 +52,31 @@ impl Chunks {
         self.reader.ended && self.writer.ended
     }
 
+    /// Reads what is there, not only the rest of one chunk: each read becomes a write of the caller's, and a burst of short chunks is many.
     pub(super) fn poll_read(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let reader = &mut self.reader;
-        while reader.left == 0 {
-            if reader.ended {
-                return Poll::Ready(Ok(()));
-            }
-            let mut header = ReadBuf::new(&mut reader.header[reader.have..]);
-            ready!(Pin::new(&mut *io).poll_read(cx, &mut header))?;
-            match header.filled().len() {
-                0 => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                more => reader.have += more,
-            }
-            if reader.have == HEADER {
-                reader.have = 0;
-                reader.left = usize::try_from(u32::from_be_bytes(reader.header)).unwrap_or(usize::MAX);
-                reader.ended = reader.left == 0;
-                if reader.left > MAX_CHUNK {
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk beyond 64 KiB")));
+        let before = buf.filled().len();
+        if let Some(error) = self.reader.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        while buf.remaining() > 0 && !self.reader.ended {
+            let came = self.reader.poll_piece(io, cx, buf);
+            let is_first = buf.filled().len() == before;
+            match came {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) if is_first => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(error)) => {
+                    self.reader.failed = Some(error);
+                    break;
                 }
+                Poll::Pending if is_first => return Poll::Pending,
+                Poll::Pending => break,
             }
         }
-        let room = buf.remaining().min(reader.left);
-        let mut chunk = ReadBuf::new(buf.initialize_unfilled_to(room));
-        ready!(Pin::new(io).poll_read(cx, &mut chunk))?;
-        let length = chunk.filled().len();
-        if length == 0 && room > 0 {
-            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-        }
-        buf.advance(length);
-        reader.left -= length;
         Poll::Ready(Ok(()))
     }
 
@@ -94,10 +90,12 @@ impl Chunks {
         if self.writer.ending {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let chunk = &buf[..buf.len().min(MAX_CHUNK)];
+        let chunk = &buf[..buf.len().min(FULL_CHUNK)];
         if chunk.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        // Nothing is encrypted while an earlier chunk waits for the network: what is goes out at once, and whole.
+        ready!(Pin::new(&mut *io).poll_flush(cx))?;
         let length = u32::try_from(chunk.len()).map_err(io::Error::other)?.to_be_bytes();
         let both = [io::IoSlice::new(&length), io::IoSlice::new(chunk)];
         let taken = ready!(Pin::new(io).poll_write_vectored(cx, &both))?;
@@ -134,6 +132,46 @@ impl Chunks {
     }
 }
 
+impl Reader {
+    /// Reads once, with the header if one is next; nothing only at the end of the direction.
+    fn poll_piece(
+        &mut self,
+        io: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.left == 0 {
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            let mut header = ReadBuf::new(&mut self.header[self.have..]);
+            ready!(Pin::new(&mut *io).poll_read(cx, &mut header))?;
+            match header.filled().len() {
+                0 => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                more => self.have += more,
+            }
+            if self.have == HEADER {
+                self.have = 0;
+                self.left = usize::try_from(u32::from_be_bytes(self.header)).unwrap_or(usize::MAX);
+                self.ended = self.left == 0;
+                if self.left > MAX_CHUNK {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk beyond 64 KiB")));
+                }
+            }
+        }
+        let room = buf.remaining().min(self.left);
+        let mut chunk = ReadBuf::new(buf.initialize_unfilled_to(room));
+        ready!(Pin::new(io).poll_read(cx, &mut chunk))?;
+        let length = chunk.filled().len();
+        if length == 0 {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        buf.advance(length);
+        self.left -= length;
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl Writer {
     fn poll_drain(&mut self, io: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.done < self.pending.len() {
@@ -154,6 +192,9 @@ mod tests {
     use proptest::prelude::*;
     use std::future::poll_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// Plaintext of the longest TLS record, bytes.
+    const RECORD: usize = 16 << 10;
 
     async fn write_all(chunks: &mut Chunks, io: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -209,6 +250,109 @@ mod tests {
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let _ = block_on(read_all(&mut Chunks::default(), &mut &bytes[..], 16));
         }
+    }
+
+    /// Gives at most one piece a read, then breaks off.
+    struct Records(std::collections::VecDeque<Vec<u8>>);
+
+    impl AsyncRead for Records {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let Some(record) = self.0.front_mut() else {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            };
+            let length = buf.remaining().min(record.len());
+            buf.put_slice(&record.drain(..length).collect::<Vec<u8>>());
+            if record.is_empty() {
+                self.0.pop_front();
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Keeps what each write brought; while it `is_full`, nothing of it can be sent.
+    #[derive(Default)]
+    struct Written {
+        sizes: Vec<usize>,
+        is_full: bool,
+    }
+
+    impl AsyncWrite for Written {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.sizes.push(buf.len());
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let length = bufs.iter().map(|buf| buf.len()).sum();
+            self.sizes.push(length);
+            Poll::Ready(Ok(length))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.is_full { Poll::Pending } else { Poll::Ready(Ok(())) }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn records_that_are_there_are_one_read_and_what_breaks_off_behind_them_is_told_next() {
+        let mut first = vec![7; RECORD];
+        first[..HEADER].copy_from_slice(&u32::try_from(FULL_CHUNK).unwrap().to_be_bytes());
+        let mut records = Records([first, vec![7; RECORD], vec![7; RECORD], vec![7; RECORD]].into());
+        records.0.push_back(vec![0, 0, 0, 9, 8, 8]);
+        let (mut chunks, mut buffer) = (Chunks::default(), vec![0; 2 * MAX_CHUNK]);
+        let mut buf = ReadBuf::new(&mut buffer);
+        poll_fn(|cx| chunks.poll_read(&mut records, cx, &mut buf)).await.unwrap();
+        assert_eq!(buf.filled().len(), FULL_CHUNK + 2);
+        assert!(buf.filled()[..FULL_CHUNK].iter().all(|&byte| byte == 7) && buf.filled()[FULL_CHUNK..] == [8, 8]);
+        let error = poll_fn(|cx| chunks.poll_read(&mut records, cx, &mut buf)).await.unwrap_err();
+        assert_eq!((error.kind(), buf.filled().len()), (io::ErrorKind::ConnectionReset, FULL_CHUNK + 2));
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_not_kept_back_for_what_is_not() {
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let (mut chunks, mut buffer) = (Chunks::default(), [0; 16]);
+        near.write_all(&[0, 0, 0, 9, 1, 2, 3]).await.unwrap();
+        let mut buf = ReadBuf::new(&mut buffer);
+        poll_fn(|cx| chunks.poll_read(&mut far, cx, &mut buf)).await.unwrap();
+        assert_eq!(buf.filled(), [1, 2, 3]);
+        near.write_all(&[4, 5, 6, 7, 8, 9, 0, 0, 0, 0]).await.unwrap();
+        poll_fn(|cx| chunks.poll_read(&mut far, cx, &mut buf)).await.unwrap();
+        assert_eq!(buf.filled(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        poll_fn(|cx| chunks.poll_read(&mut far, cx, &mut buf)).await.unwrap();
+        assert_eq!(buf.filled().len(), 9, "the end is told by itself");
+    }
+
+    #[tokio::test]
+    async fn the_longest_chunk_and_its_header_are_whole_records() {
+        let (mut chunks, mut written) = (Chunks::default(), Written::default());
+        for long in [&[7; FULL_CHUNK][..], &[7; 2 * MAX_CHUNK]] {
+            let taken = poll_fn(|cx| chunks.poll_write(&mut written, cx, long)).await.unwrap();
+            assert_eq!(taken, FULL_CHUNK);
+        }
+        assert_eq!(written.sizes, [4 * RECORD; 2]);
+    }
+
+    #[tokio::test]
+    async fn a_chunk_waits_until_the_one_before_it_is_sent() {
+        let (mut chunks, mut written) = (Chunks::default(), Written::default());
+        let mut writes = async |written: &mut Written| {
+            poll_fn(|cx| Poll::Ready(chunks.poll_write(written, cx, b"chunk"))).await.is_ready()
+        };
+        assert!(writes(&mut written).await);
+        written.is_full = true;
+        assert!(!writes(&mut written).await);
+        written.is_full = false;
+        assert!(writes(&mut written).await);
+        assert_eq!(written.sizes, [HEADER + 5; 2]);
     }
 
     #[tokio::test]

@@ -12,23 +12,20 @@ use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, ServerName},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
-use super::{accept::HANDSHAKE_TIMEOUT, tls_tcp};
+use super::{accept::HANDSHAKE_TIMEOUT, ahead::Tls, tls_tcp};
 
 /// A TLS connection with what its two ends need to bind proofs to it.
 #[derive(Debug)]
 pub struct Conversed {
-    tls: Box<TlsStream<TcpStream>>,
+    tls: Box<Tls>,
     remote: SocketAddr,
 }
 
 impl Conversed {
-    pub(super) fn new(tls: TlsStream<TcpStream>, remote: SocketAddr) -> Conversed {
+    pub(super) fn new(tls: Tls, remote: SocketAddr) -> Conversed {
         Conversed { tls: Box::new(tls), remote }
     }
 

@@ -136,6 +136,7 @@ impl Worker {
             "mesh sweep",
             ending(mesh.clone(), async move {
                 loop {
+                    sweeper.shared.pool.used().await;
                     tokio::time::sleep(SWEEP_INTERVAL).await;
                     sweeper.shared.pool.sweep(Uptime::now());
                 }

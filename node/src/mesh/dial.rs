@@ -8,11 +8,12 @@ use certs::{
     verify::Peer,
 };
 use rustls::pki_types::CertificateDer;
-use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsStream;
+use tokio::time::timeout;
 
 use super::{
-    Mesh, Transport, accept, count,
+    Mesh, Transport, accept,
+    ahead::Tls,
+    count,
     error::{Error, Limit},
     quic, tls_tcp,
 };
@@ -56,7 +57,7 @@ pub(super) struct Dialled {
 #[derive(Debug)]
 pub(super) enum Carrier {
     Quic(quinn::Connection),
-    Tcp(Box<TlsStream<TcpStream>>),
+    Tcp(Box<Tls>),
 }
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Dialled, Failed>> + Send>>;

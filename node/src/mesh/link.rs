@@ -40,8 +40,8 @@ use super::{
 };
 use crate::clock;
 
-/// Bytes read or written at once.
-const BUFFER: usize = 32 << 10;
+/// Bytes that are gathered before they are read or written: a hundred links hold it twice, and what is larger passes it by.
+const BUFFER: usize = 4 << 10;
 /// Messages, and bytes in them, that wait for [`PeerLink::recv`]; while there is no room nothing more is read of the link, which in the
 /// end stops the sender.
 const INBOX: (usize, usize) = (1_024, 2 * MAX_MESSAGE);
@@ -213,6 +213,12 @@ impl PeerLink {
             () = self.shared().welcome.notified() => Ok(()),
             reason = self.closed() => Err(reason),
         }
+    }
+
+    /// Of several links with one node the one to use: it is open, and was heard last.
+    #[must_use]
+    pub fn liveliest<'a>(links: impl IntoIterator<Item = &'a PeerLink>) -> Option<&'a PeerLink> {
+        links.into_iter().filter(|link| !link.is_closed()).min_by_key(|link| link.silence())
     }
 
     /// How long ago the peer was last heard, milliseconds.

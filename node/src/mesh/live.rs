@@ -39,6 +39,7 @@ pub(super) struct Live {
     next: AtomicU64,
     /// Data connections that this node dialled.
     outbound: AtomicUsize,
+    dialled: Notify,
     /// Data connections that others dialled, by node.
     inbound: Mutex<HashMap<NodeId, usize>>,
 }
@@ -178,6 +179,7 @@ impl Live {
         let counted = kind.outbound && kind.conversation == Conversation::Data;
         if counted {
             self.outbound.fetch_add(1, Relaxed);
+            self.dialled.notify_one();
         }
         if kind == INBOUND {
             *lock(&self.inbound).entry(peer.node.clone()).or_default() += 1;
@@ -374,6 +376,7 @@ mod tests {
         id::{SpiffeId, TrustDomain},
         sign::{Digest, PublicKey},
     };
+    use futures_util::FutureExt as _;
 
     use super::*;
 
@@ -383,13 +386,17 @@ mod tests {
         let live = Arc::<Live>::default();
         let retirement = Retirement::before(0, None);
         let add = |kind| live.add(kind, peer.clone(), Vec::new(), Handle::Tcp(Arc::default()), retirement.clone());
+        assert!(live.dialled().now_or_never().is_none(), "nothing is looked after while nothing is dialled");
         let mut guards = vec![add(Kind { outbound: true, ..INBOUND })];
+        assert!(live.dialled().now_or_never().is_some());
         guards.extend((1..MAX_DATA_CONNECTIONS).map(|_| add(INBOUND)));
         assert!(!live.is_crowded_by(&node));
         guards.push(add(INBOUND));
         assert!(live.is_crowded_by(&node) && !live.is_crowded_by(&NodeId::new("b").unwrap()));
         drop(guards);
-        assert!(!live.is_crowded_by(&node) && lock(&live.inbound).is_empty());
+        assert!(
+            !live.is_crowded_by(&node) && lock(&live.inbound).is_empty() && live.dialled().now_or_never().is_none()
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! administration. What both share is here: identity, limits, the table of live connections.
 
 mod accept;
+mod ahead;
 mod blocked;
 mod chunks;
 #[cfg(test)]
@@ -54,10 +55,11 @@ use certs::{
 };
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use chunks::FULL_CHUNK;
 pub use conversation::{Conversed, connect};
 pub use error::{Error, Limit};
 pub use preface::{Preface, Protocol};
-pub(crate) use tls_tcp::PROBES;
+pub(crate) use tls_tcp::{PROBES, UNSENT};
 pub use unreached::NotReached;
 
 use crate::{clock, tasks::Tasks};

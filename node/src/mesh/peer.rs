@@ -122,7 +122,10 @@ impl PeerNetwork {
         let stream = match carrier {
             Carrier::Quic(quic) => {
                 let guard = live.add(kind(true), peer.clone(), chain, Handle::Quic(quic.clone()), retirement);
-                let (send, recv) = quic.open_bi().await.map_err(|error| Error::NeverSent(error.to_string().into()))?;
+                // It is open at once, unless the peer grants no stream.
+                let opened = timeout(LINK_TIMEOUT, quic.open_bi()).await;
+                let opened = opened.map_err(|_| Error::NeverSent("the peer grants no stream".into()))?;
+                let (send, recv) = opened.map_err(|error| Error::NeverSent(error.to_string().into()))?;
                 let facts = Facts::dialled();
                 (VirtualStream::quic(send, recv, facts, Some(Box::new(guard))), Handle::Quic(quic))
             }
@@ -136,7 +139,7 @@ impl PeerNetwork {
             mesh,
             Introduction { peer, remote: address, dialled: true, stream: stream.0, handle: stream.1 },
         );
-        match tokio::time::timeout(LINK_TIMEOUT, link.welcomed()).await {
+        match timeout(LINK_TIMEOUT, link.welcomed()).await {
             Ok(Ok(())) => Ok(link),
             Ok(Err(reason)) => Err(Error::Unwelcome { node, address, reason: reason.into() }),
             Err(_) => Err(Error::Connect { node: node.as_str().into(), address, reason: "no greeting in time".into() }),

@@ -23,7 +23,7 @@ use certs::{
 };
 use foldhash::fast::RandomState;
 use futures_util::future::{BoxFuture, Shared};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::{
     data::Call,
@@ -58,6 +58,8 @@ const MAX_UNCLAIMED: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     groups: Mutex<HashMap<Key, Arc<Group>, RandomState>>,
+    /// Told of each new group.
+    grown: Notify,
 }
 
 /// Which group.
@@ -121,7 +123,15 @@ impl Pool {
         let key = Key { source: call.source.clone(), node: call.node.clone(), identity: call.identity.clone() };
         let group = Arc::new(Group::default());
         groups.insert(key, group.clone());
+        self.grown.notify_one();
         group
+    }
+
+    /// Waits until there is something to sweep.
+    pub(super) async fn used(&self) {
+        while lock(&self.groups).is_empty() {
+            self.grown.notified().await;
+        }
     }
 
     /// QUIC connections that are open.
@@ -438,23 +448,4 @@ impl Drop for Waiting<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn so_many_requests_of_a_group_are_under_way_and_so_many_wait() {
-        let group = Group::default();
-        let mut held = Vec::new();
-        for _ in 0..MAX_UNDER_WAY {
-            held.push(group.permit().await.expect("there is room"));
-        }
-        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(group.permit())).collect();
-        for one in &mut waiting {
-            assert!(futures_util::poll!(one.as_mut()).is_pending());
-        }
-        assert!(matches!(group.permit().await, Err(Error::Overflow(Limit::Waiting))));
-        drop(held.pop());
-        assert!(waiting.remove(0).await.is_ok(), "who came first");
-        assert!(futures_util::poll!(Box::pin(group.permit())).is_pending(), "one place is free");
-    }
-}
+mod tests;

@@ -40,6 +40,7 @@ const AT_ONCE: usize = 16;
 /// Proves what this node dialled, for ever.
 pub(super) async fn run(mesh: Mesh, endpoint: watch::Receiver<Option<quinn::Endpoint>>) {
     loop {
+        mesh.shared.live.dialled().await;
         tokio::time::sleep(INTERVAL).await;
         let rounds = stream::iter(mesh.shared.live.due(clock::wall()));
         rounds.for_each_concurrent(AT_ONCE, |round| prove(&mesh, &endpoint, round)).await;

@@ -10,14 +10,11 @@ use std::{
 use certs::verify::Peer;
 use futures_util::FutureExt as _;
 use rustls::pki_types::CertificateDer;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
-use tokio_rustls::TlsStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::{
     Mesh,
+    ahead::Tls,
     chunks::Chunks,
     error::Code,
     live::{
@@ -31,7 +28,7 @@ use crate::clock;
 /// A TLS connection to a verified peer, in the table of live ones.
 #[derive(Debug)]
 pub(super) struct Secure {
-    pub(super) tls: Box<TlsStream<TcpStream>>,
+    pub(super) tls: Box<Tls>,
     pub(super) kill: Arc<Kill>,
     pub(super) retirement: Retirement,
     pub(super) guard: Guard,
@@ -40,7 +37,7 @@ pub(super) struct Secure {
 impl Secure {
     pub(super) fn new(
         mesh: &Mesh,
-        tls: Box<TlsStream<TcpStream>>,
+        tls: Box<Tls>,
         kind: Kind,
         peer: Arc<Peer>,
         chain: Vec<CertificateDer<'static>>,
@@ -55,7 +52,7 @@ impl Secure {
     /// A data connection that this node has dialled.
     pub(super) fn dialled(
         mesh: &Mesh,
-        tls: Box<TlsStream<TcpStream>>,
+        tls: Box<Tls>,
         peer: Arc<Peer>,
         chain: Vec<CertificateDer<'static>>,
         shown: Shown,
@@ -200,7 +197,7 @@ fn is_alert(error: &io::Error) -> bool {
 }
 
 /// Reads the accepting side's status byte: 0, or the code with which it refuses.
-fn poll_status(tls: &mut TlsStream<TcpStream>, facts: &Facts, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn poll_status(tls: &mut Tls, facts: &Facts, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     let mut byte = [0];
     let mut status = ReadBuf::new(&mut byte);
     if let Err(error) = ready!(Pin::new(tls).poll_read(cx, &mut status)) {

@@ -23,6 +23,7 @@ use crate::descriptors;
 use super::{
     Mesh,
     accept::{Handover, PREFACE_TIMEOUT, canonical},
+    ahead::{Ahead, Tls},
     count,
     crowd::Place,
     data::Incoming,
@@ -48,6 +49,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) const PROBES: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
 
+/// Bytes that the kernel keeps for a connection and has not sent yet. What the other end does not read stays where it comes from, else thousands
+/// who ask for much and read nothing take gigabytes; and what waits for less long is still in the cache when it is sent. It bounds nothing
+/// that is under way.
+pub(crate) const UNSENT: u32 = 128 << 10;
+
 /// A TCP connection whose ClientHello has been read.
 pub(super) struct Hello {
     pub(super) stream: std::net::TcpStream,
@@ -66,7 +72,7 @@ impl std::fmt::Debug for Hello {
 
 impl Hello {
     /// Ends the handshake on the current runtime.
-    pub(super) async fn finish(self, mesh: &Mesh, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn finish(self, mesh: &Mesh, config: Arc<ServerConfig>) -> io::Result<Tls> {
         let start = StartHandshake::from_parts(self.accepted, TcpStream::from_std(self.stream)?);
         let done = handshake(mesh, start, config).await;
         drop(self.under_way);
@@ -74,11 +80,8 @@ impl Hello {
     }
 }
 
-async fn handshake(
-    mesh: &Mesh,
-    start: StartHandshake<TcpStream>,
-    config: Arc<ServerConfig>,
-) -> io::Result<TlsStream<TcpStream>> {
+async fn handshake(mesh: &Mesh, start: StartHandshake<TcpStream>, config: Arc<ServerConfig>) -> io::Result<Tls> {
+    let start = StartHandshake::from_parts(start.accepted, Ahead::new(start.io));
     let accept = start.into_stream_with(config, |session| session.set_buffer_limit(Some(BUFFER)));
     Ok(TlsStream::Server(timeout(mesh.shared.handshakes.time(), accept).await??))
 }
@@ -209,11 +212,13 @@ impl Port {
         }
         secure.tls.write_all(&[0]).await?;
         secure.tls.flush().await?;
-        let (told, returned) = oneshot::channel();
-        let manner = match preface.protocol {
-            // The sending fails only if this task is gone, and the connection goes with it.
-            Protocol::Tcp => Manner::Tunnel(Box::new(|secure| drop(told.send(secure)))),
-            Protocol::Http1 | Protocol::Http2 => Manner::Whole,
+        let (manner, returned) = match preface.protocol {
+            Protocol::Tcp => {
+                let (told, returned) = oneshot::channel();
+                // The sending fails only if this task is gone, and the connection goes with it.
+                (Manner::Tunnel(Box::new(|secure| drop(told.send(secure)))), Some(returned))
+            }
+            Protocol::Http1 | Protocol::Http2 => (Manner::Whole, None),
         };
         let incoming = Incoming {
             peer: visit.peer.clone(),
@@ -225,7 +230,10 @@ impl Port {
         };
         // The queue ends with the worker, and the connection with it.
         let _ = self.queue.send(incoming).await;
-        Ok(returned.await.ok())
+        Ok(match returned {
+            Some(returned) => returned.await.ok(),
+            None => None,
+        })
     }
 }
 
@@ -238,12 +246,12 @@ struct Visit {
 }
 
 /// Tells the other end, in place of the status, why its stream is not served.
-async fn refuse(tls: &mut TlsStream<TcpStream>, code: Code) -> io::Result<()> {
+async fn refuse(tls: &mut Tls, code: Code) -> io::Result<()> {
     tls.write_all(&[code as u8]).await?;
     tls.shutdown().await
 }
 
-fn server_name(tls: &TlsStream<TcpStream>) -> Option<String> {
+fn server_name(tls: &Tls) -> Option<String> {
     match tls {
         TlsStream::Server(tls) => tls.get_ref().1.server_name().map(str::to_owned),
         TlsStream::Client(_) => None,
@@ -251,7 +259,7 @@ fn server_name(tls: &TlsStream<TcpStream>) -> Option<String> {
 }
 
 /// The peer's certificates, leaf first.
-pub(super) fn certificates(tls: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
+pub(super) fn certificates(tls: &Tls) -> Vec<CertificateDer<'static>> {
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     chain.iter().map(|der| der.clone().into_owned()).collect()
 }
@@ -262,7 +270,7 @@ pub(super) async fn dial(
     address: SocketAddr,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<Tls> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(ip) = source.filter(|ip| ip.is_ipv4() == address.is_ipv4()) {
         // Else the kernel would keep a local port per connection instead of per destination.
@@ -271,7 +279,7 @@ pub(super) async fn dial(
     }
     let stream = socket.connect(address).await?;
     tune(&stream);
-    let connect = TlsConnector::from(config).connect_with(name, stream, |session| {
+    let connect = TlsConnector::from(config).connect_with(name, Ahead::new(stream), |session| {
         session.set_buffer_limit(Some(BUFFER));
     });
     Ok(TlsStream::Client(connect.await?))
@@ -285,4 +293,19 @@ fn tune(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
     let _ = socket.set_tcp_congestion(b"cubic");
     let _ = socket.set_tcp_keepalive(&PROBES);
+    let _ = socket.set_tcp_notsent_lowat(UNSENT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_between_nodes_keeps_little_that_is_unsent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&stream);
+        let socket = socket2::SockRef::from(&stream);
+        assert_eq!((socket.tcp_notsent_lowat().unwrap(), socket.tcp_nodelay().unwrap()), (UNSENT, true));
+    }
 }

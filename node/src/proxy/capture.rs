@@ -1,9 +1,10 @@
 //! Connections that the kernel brought here (`skein capture on`) in place of where applications meant to go: to a service of the mesh,
 //! if the destination is one, and else on to where they meant to go.
 //!
-//! By address: a service's loopback address. By what the client says first, at ports at which the mesh has services: the Host of its
-//! first request, or the server name of its ClientHello. One connection is one decision: what later requests on it mean elsewhere is
-//! answered 421, and asked again on a connection of its own. By HTTP/2 each request is decided for itself, by its authority.
+//! By address: a service's loopback address, or that of one host of a ServiceEntry. By what the client says first, where several hosts have
+//! the address and at ports at which the mesh has services: the Host of its first request, or the server name of its ClientHello. One
+//! connection is one decision: what later requests on it mean elsewhere is answered 421, and asked again on a connection of its own. By
+//! HTTP/2 each request is decided for itself, by its authority.
 //!
 //! Connections of other machines to the ports of applications come here, too: to the service whose port that is.
 
@@ -27,7 +28,7 @@ use crate::{
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use certs::id::ServiceAccount;
-use found::{by_address, by_host, entry, in_networks, service, told_by_names};
+use found::{at_address, by_address, by_host, by_server_name, told_by_names, unnamed};
 use http::{Request, header::HOST, uri::Authority};
 use policy::{
     compile::{At, EntryService},
@@ -118,7 +119,8 @@ pub(super) enum LedBy {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Meant {
     authority: String,
-    port: u16,
+    /// Where its connection meant to go.
+    original: SocketAddr,
     place: Place,
 }
 
@@ -126,7 +128,7 @@ impl Meant {
     /// True if a later request of this caller means the same place by this authority.
     pub(super) fn is(&self, snapshot: &Snapshot, source: &Source, authority: &str) -> bool {
         let same = self.authority.eq_ignore_ascii_case(authority);
-        same || by_host(snapshot, source, authority, self.port).as_ref() == Some(&self.place)
+        same || by_host(snapshot, source, authority, self.original).as_ref() == Some(&self.place)
     }
 }
 
@@ -271,33 +273,33 @@ impl Captured {
         }
         // Whoever speaks first is the client here, as in Istio: servers that speak first must have ports of their own.
         let bounds = Bounds::of_applications(&context.limits());
-        let patience = context.current.read().compiled.config().protocol_detection_timeout;
+        // Where a name tells and nothing else may be meant, it is waited for as at any port of a declared protocol.
+        let patience = {
+            let snapshot = context.current.load();
+            let is_told_by_name = at_address(&snapshot, &source, original).is_some_and(|named| !named.may_be_bytes());
+            snapshot.compiled.config().protocol_detection_timeout.filter(|_| !is_told_by_name)
+        };
         let found = match detect::detect(stream, Protocol::Sniffed, patience, &bounds).await? {
             Spoken::Http1 => {
-                let (host, port) = (detect::host(stream, &bounds).await?, original.port());
+                let host = detect::host(stream, &bounds).await?;
                 let snapshot = context.current.load();
-                let found = host.and_then(|host| Some((by_host(&snapshot, &source, &host, port)?, host)));
-                if let Some((place, authority)) = found {
-                    return Ok(Destination::Named(Meant { authority, port, place }));
+                let found = match host {
+                    Some(authority) => by_host(&snapshot, &source, &authority, original)
+                        .map(|place| Destination::Named(Meant { authority, original, place })),
+                    None => unnamed(&snapshot, &source, original).map(Destination::Mesh),
+                };
+                if let Some(found) = found {
+                    return Ok(found);
                 }
                 // As Istio's ports of requests do, it answers what may not leave the mesh.
-                snapshot.stays_inside(&source).then_some(Place::Name(port))
+                snapshot.stays_inside(&source).then_some(Place::Name(original.port()))
             }
-            Spoken::Tls(Some(name)) => {
-                let snapshot = context.current.load();
-                let (port, spoken) = (original.port(), Protocol::Tls);
-                let (entries, scope) = (snapshot.compiled.entries(), snapshot.compiled.scope(&source));
-                match in_networks(&snapshot, &source, original) {
-                    Some(at) => {
-                        let made = at.by_server_name(&name);
-                        made.map(|made| Place::Known(Called::Host(Arc::clone(&made.host)), port))
-                    }
-                    None => service(&snapshot.services, &name, scope, port, spoken)
-                        .or_else(|| entry(entries, &name, scope, port, spoken)),
-                }
+            Spoken::Tls(name) => {
+                let spoken = (Some(Protocol::Tls), name.as_deref());
+                by_server_name(&context.current.load(), &source, spoken, original)
             }
+            Spoken::Bytes => by_server_name(&context.current.load(), &source, (None, None), original),
             Spoken::Http2 => return Ok(Destination::ByRequest),
-            Spoken::Tls(None) | Spoken::Bytes => None,
         };
         Ok(found.map_or(Destination::Original, Destination::Mesh))
     }
@@ -396,7 +398,7 @@ impl Captured {
         let authority = request.uri().authority().map(Authority::as_str);
         let authority = authority.or_else(|| request.headers().get(HOST)?.to_str().ok())?;
         let source = self.source(context);
-        let place = by_host(&context.current.read(), &source, authority, original.port())?;
+        let place = by_host(&context.current.read(), &source, authority, original)?;
         Some(self.speaker(context, place).map(|speaker| speaker.load_full()))
     }
 

@@ -1,9 +1,9 @@
 //! The timeout of a route: it runs from the end of the request, as Envoy's does, to the end of the response.
 
-use super::http::Completion;
+use super::http::{Completion, Progress};
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::time::{Sleep, sleep};
@@ -13,13 +13,14 @@ use tokio::time::{Sleep, sleep};
 pub(super) struct Deadline {
     timeout: Duration,
     request: Completion,
-    sleep: Option<Pin<Box<Sleep>>>,
+    /// The time that runs, and how far the caller was when it began.
+    running: Option<(Progress, Pin<Box<Sleep>>)>,
 }
 
 impl Deadline {
-    /// So long after the request's body has come to its end.
+    /// So long after the request's body has come to its end; so long, too, while no more of it can be taken, because there is no connection.
     pub(super) const fn new(timeout: Duration, request: Completion) -> Self {
-        Self { timeout, request, sleep: None }
+        Self { timeout, request, running: None }
     }
 }
 
@@ -27,10 +28,30 @@ impl Future for Deadline {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.sleep.is_none() {
-            ready!(self.request.poll_complete(context));
+        let is_last = matches!(self.running, Some((Progress::Complete, _)));
+        let progress = if is_last { Progress::Complete } else { self.request.progress(context) };
+        if progress == Progress::Sending {
+            self.running = None;
+            return Poll::Pending;
         }
         let timeout = self.timeout;
-        self.sleep.get_or_insert_with(|| Box::pin(sleep(timeout))).as_mut().poll(context)
+        // What ran while nothing could be taken is not the time of the answer.
+        drop(self.running.take_if(|(since, _)| *since != progress));
+        let (_, running) = self.running.get_or_insert_with(|| (progress, Box::pin(sleep(timeout))));
+        running.as_mut().poll(context)
+    }
+}
+
+/// `None` if the time is over, which runs from the end of the caller's side on.
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    sent: &Completion,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
+    let Some(limit) = limit else { return Some(answer.await) };
+    tokio::select! {
+        biased;
+        answer = answer => Some(answer),
+        () = Deadline::new(limit, sent.clone()) => None,
     }
 }

@@ -3,9 +3,9 @@
 
 use super::failure::Cause;
 use crate::{
-    balance::{Held, PoolLimits, RetryLimit},
+    balance::{Held, Key, PoolLimits, RetryLimit},
     clock,
-    snapshot::{Circuit, InFlight},
+    snapshot::{Circuit, Connection, InFlight},
 };
 use std::{pin::pin, sync::Arc};
 
@@ -22,7 +22,7 @@ pub(super) struct Flight {
 #[derive(Debug)]
 pub(super) struct Room {
     circuit: Arc<Circuit>,
-    connection: Option<Held>,
+    connection: Option<Connection>,
     request: Option<(Held, RetryLimit)>,
 }
 
@@ -41,25 +41,28 @@ impl Flight {
 /// One of the connections that a cluster may have. Where there is none it is waited for as long as not too many wait, and until it is
 /// given up.
 pub(super) async fn connection(
-    circuit: &Circuit,
+    circuit: &Arc<Circuit>,
     limits: &PoolLimits,
-    first: bool,
+    endpoint: Option<(&Key, u32)>,
     given_up: impl Future<Output = Cause>,
-) -> Result<Held, Cause> {
-    if let Ok(held) = circuit.pool.connection(limits, first) {
+) -> Result<Connection, Cause> {
+    if let Ok(held) = circuit.connection(limits, endpoint) {
         return Ok(held);
     }
     let _pending = circuit.pool.pending(limits).map_err(|_| Cause::Overflow)?;
     let mut given_up = pin!(given_up);
+    let line = endpoint.map(|(endpoint, _)| circuit.line(endpoint)).unwrap_or_default();
     loop {
-        let mut freed = pin!(circuit.freed.notified());
+        let (mut freed, mut own) = (pin!(circuit.freed.notified()), pin!(line.notified()));
         // From here on no connection's end is missed.
         freed.as_mut().enable();
-        if let Ok(held) = circuit.pool.connection(limits, false) {
+        own.as_mut().enable();
+        if let Ok(held) = circuit.connection(limits, endpoint) {
             return Ok(held);
         }
         tokio::select! {
             () = freed.as_mut() => {}
+            () = own.as_mut() => {}
             cause = given_up.as_mut() => return Err(cause),
         }
     }
@@ -67,7 +70,7 @@ pub(super) async fn connection(
 
 impl Room {
     /// With a connection of its own, if it needs one.
-    pub(super) fn new(circuit: Arc<Circuit>, connection: Option<Held>) -> Self {
+    pub(super) fn new(circuit: Arc<Circuit>, connection: Option<Connection>) -> Self {
         Self { circuit, connection, request: None }
     }
 

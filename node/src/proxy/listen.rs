@@ -1,12 +1,8 @@
 //! Local listening sockets: one per worker on each address, and the loop that accepts from them.
 
 use super::{capture, context::Context, gateway, outbound, plaintext, plane::Serves};
-use crate::descriptors;
-use nix::{
-    libc,
-    sys::socket::{setsockopt, sockopt::SetStruct},
-};
-use socket2::{Domain, Protocol, Socket, Type};
+use crate::{descriptors, mesh::UNSENT};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     any::Any,
     io,
@@ -21,21 +17,12 @@ const BACKLOG: i32 = 1024;
 /// How long accepting rests when there are too many connections or no file descriptors.
 const REST: Duration = Duration::from_millis(100);
 
-/// Bytes that the kernel keeps for a client and has not sent yet. What one does not read stays where it comes from: else thousands who ask for
-/// much and read nothing take gigabytes, and the time to copy them.
-const UNSENT: u32 = 128 * 1024;
-
-/// Writes are taken while less than this waits to be sent.
-#[derive(Clone, Copy)]
-struct NotSentLowAt;
-
-nix::setsockopt_impl!(NotSentLowAt, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, u32, SetStruct<'_, u32>);
-
 /// Sets what the connections of applications and clients have in common. A socket that refuses it still works.
 pub(super) fn tune(stream: &tokio::net::TcpStream) {
     // Small answers must not wait for acknowledgements.
     drop(stream.set_nodelay(true));
-    let _ = setsockopt(stream, NotSentLowAt, &UNSENT);
+    // Writes are taken while less than this waits to be sent.
+    drop(SockRef::from(stream).set_tcp_notsent_lowat(UNSENT));
 }
 
 /// One socket per worker on the same address; a port of 0 becomes one that is free.

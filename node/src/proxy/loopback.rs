@@ -52,7 +52,7 @@ struct Opened {
 
 /// Keeps a data plane's names until the node drains. Call it where `[dns]` is on.
 pub async fn keep_names(plane: Arc<DataPlane>, settings: config::Dns) {
-    let mut snapshots = plane.shared.current.subscribe();
+    let mut snapshots = plane.shared.current.spaced();
     let mut reloads = plane.shared.reloads.subscribe();
     let mut draining = plane.shared.draining.subscribe();
     let mut keeper = Keeper {
@@ -158,7 +158,8 @@ impl Keeper {
         }
         let mut troubles = shut.troubles();
         troubles.extend(no_room(&without));
-        let names = Names::new(given, troubles);
+        let mut names = Names::new(given, troubles);
+        names.speaker = source;
         if names != *self.plane.shared.current.names() {
             self.plane.shared.current.tell_names(names);
         }

@@ -20,16 +20,19 @@ pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
     let streams = streams(Arc::clone(&context), mesh);
     let sweep = sweep(Arc::clone(&context));
     let watch = inbound::watch_rules(Arc::clone(&context));
-    let run = errands.map(|errands| errand::run(Arc::clone(&context), errands));
-    let run = async {
-        if let Some(run) = run {
-            run.await;
+    let errands = errands.map(|errands| errand::run(Arc::clone(&context), errands));
+    // To the very end: the last spans go to their collectors when all requests have ended.
+    let mut errands = std::pin::pin!(async move {
+        if let Some(errands) = errands {
+            errands.await;
         }
-    };
-    let mut background = std::pin::pin!(async { tokio::join!(streams, sweep, watch, run) });
+        std::future::pending::<()>().await;
+    });
+    let mut background = std::pin::pin!(async { tokio::join!(streams, sweep, watch) });
     loop {
         tokio::select! {
             _ = background.as_mut() => break,
+            () = errands.as_mut() => {}
             () = context.draining() => break,
             command = commands.recv() => match command {
                 Some(listen) => open(&context, listen),
@@ -43,6 +46,7 @@ pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
     let requests = async {
         tokio::select! {
             _ = background => {}
+            () = errands.as_mut() => {}
             () = context.open.wait() => {}
         }
     };
@@ -55,7 +59,13 @@ pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
         context.cutting.cancel();
     }
     shared.drained.send_modify(|workers| *workers += 1);
-    drop(tokio::time::timeout(drain + LINGER, ended.wait_for(|ended| *ended)).await);
+    let end = async {
+        tokio::select! {
+            _ = ended.wait_for(|ended| *ended) => {}
+            () = errands.as_mut() => {}
+        }
+    };
+    drop(tokio::time::timeout(drain + LINGER, end).await);
 }
 
 fn open(context: &Arc<Context>, listen: super::plane::Listen) {

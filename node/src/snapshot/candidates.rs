@@ -246,7 +246,7 @@ mod tests {
     fn destination() -> Destination {
         let compiled = Compiled::build(&State::nothing(), None);
         let rules = survey::rules(&compiled, &ServiceName::new("shop", "cart").unwrap(), "shop");
-        rules[0].route.choose(0).unwrap().clone()
+        rules[0].route.choose(|| 0).unwrap().clone()
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!
 //! As in Istio all of it belongs to one caller, which is a service beside this node, and to one host, port and subset.
 
+mod connection;
 mod sharing;
 
 use crate::lock::lock;
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+pub use connection::Connection;
 pub use sharing::Outlets;
 
 use certs::codec::Millis;
@@ -27,6 +29,7 @@ use crate::balance::{
     Algorithm, BalancePolicy, Client, Host, Key, LoadBalancer, Locality, LocalityPolicy, Pool, PoolLimits,
     outlier::{Effect, Ejection, Event, OutlierPolicy, Outliers, Spared, Why},
 };
+use connection::Reached;
 
 /// A circuit that nobody used for this long is forgotten: longer than any ejection lasts without a base above it.
 const FORGOTTEN: Duration = Duration::from_secs(900);
@@ -62,6 +65,7 @@ pub struct Circuit {
     pub pool: Arc<Pool>,
     /// Tells those who wait for a connection that one ended.
     pub freed: Notify,
+    reached: Reached,
     /// Grows with every ejection and return: tables of another epoch are built anew.
     epoch: AtomicU64,
     used: AtomicU64,
@@ -139,6 +143,7 @@ impl Circuits {
                 cluster,
                 pool: Arc::default(),
                 freed: Notify::new(),
+                reached: Reached::default(),
                 epoch: AtomicU64::new(0),
                 used: AtomicU64::new(0),
                 newest: Mutex::default(),

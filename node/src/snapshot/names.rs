@@ -3,7 +3,7 @@
 
 use super::Trouble;
 use crate::config::SpeakerName;
-use policy::route::Called;
+use policy::route::{Called, Source};
 use std::{
     collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
@@ -16,6 +16,8 @@ pub struct Names {
     called: HashMap<Ipv4Addr, Called>,
     /// What is not as it should be.
     pub troubles: Vec<Trouble>,
+    /// Who speaks at the addresses; `None` where the node has no such service.
+    pub speaker: Option<Source>,
 }
 
 /// Where the data plane takes connections that the kernel brings. Empty where `[capture]` is off.
@@ -43,7 +45,7 @@ impl Names {
     #[must_use]
     pub fn new(addresses: BTreeMap<Called, Ipv4Addr>, troubles: Vec<Trouble>) -> Names {
         let called = addresses.iter().map(|(called, address)| (*address, called.clone())).collect();
-        Names { addresses, called, troubles }
+        Names { addresses, called, troubles, speaker: None }
     }
 
     /// The address of a service, or of a host that a ServiceEntry makes.

@@ -57,6 +57,12 @@ impl Pulse {
         Beat(count)
     }
 
+    /// The names of all.
+    #[cfg(test)]
+    pub(super) fn watched(&self) -> Vec<String> {
+        lock(&self.workers).iter().map(|worker| worker.name.clone()).collect()
+    }
+
     /// The names of those that are stuck.
     pub(super) fn stuck(&self) -> watch::Receiver<Vec<String>> {
         self.stuck.subscribe()

@@ -100,7 +100,7 @@ impl AccessLog {
                 shared.waiting.fetch_sub(bytes, Relaxed);
             }
         };
-        let thread = self.0.tasks.worker("access-log", 0, move || run(lines, written, dropped, done));
+        let thread = self.0.tasks.sink("access-log", move || run(lines, written, dropped, done));
         match thread {
             Ok(_) => Some(sender),
             Err(error) => {

@@ -78,7 +78,7 @@ pub(super) fn state(word: &str) -> Markup {
     let (class, sign) = match word {
         "alive" | "healthy" | "ok" | "allow" | "applied" | "candidate" => ("good", "●"),
         "suspect" | "left" | "degraded" | "draining" | "panic" | "out" | "open" | "mixed" | "spared" => ("doubt", "▲"),
-        "dead" | "evicted" | "unhealthy" | "ejected" | "critical" | "deny" | "silent" => ("bad", "✕"),
+        "dead" | "evicted" | "quarantined" | "unhealthy" | "ejected" | "critical" | "deny" | "silent" => ("bad", "✕"),
         _ => ("plain", "○"),
     };
     html! { span class={ "state " (class) } { span aria-hidden="true" { (sign) } " " (word) } }

@@ -50,6 +50,10 @@ pub struct Entries {
     exact: HashMap<Arc<str>, Vec<Arc<EntryService>>>,
     /// Wildcards, the most specific first, then the oldest.
     wild: Vec<Arc<EntryService>>,
+    /// All that have an address for themselves, by that; oldest first.
+    at: HashMap<IpAddr, Vec<Arc<EntryService>>>,
+    /// All that have a network; oldest first.
+    around: Vec<Arc<EntryService>>,
     /// Some host is one of [`EntryService::is_by_name`].
     by_name: bool,
 }
@@ -57,10 +61,19 @@ pub struct Entries {
 /// Whom an address means.
 #[derive(Debug)]
 pub enum At<'e> {
-    /// This one.
+    /// This one, whatever is said there.
     Host(&'e Arc<EntryService>),
-    /// TLS in a network: the one of these whose name the connection asks for, or none of them. Oldest first.
-    Named(Vec<&'e Arc<EntryService>>),
+    /// One of several, or one of a network: what is said there tells.
+    Named(Named<'e>),
+}
+
+/// Those whom a connection to an address may mean, by the name that it asks for.
+#[derive(Debug)]
+pub struct Named<'e> {
+    /// With what they have at the port, which is never bytes alone. The callers' own first, then the oldest.
+    all: Vec<(&'e Arc<EntryService>, Protocol)>,
+    /// The address is their own; else it lies in their network.
+    is_own: bool,
 }
 
 /// Which ServiceEntries make a host: whose namespace counts as the host's own depends on who asks.
@@ -103,17 +116,29 @@ impl EntryService {
     }
 }
 
-impl<'e> At<'e> {
-    /// The one that a connection means which asks TLS for this name.
-    pub fn by_server_name(self, name: &str) -> Option<&'e Arc<EntryService>> {
-        match self {
-            Self::Host(made) => Some(made),
-            Self::Named(all) => {
-                let name = as_written(name);
-                let covering = all.into_iter().filter(|made| hosts::covers(&made.host, &name));
-                covering.min_by(|a, b| hosts::by_specificity(&a.host, &b.host))
-            }
-        }
+impl<'e> Named<'e> {
+    /// True if bytes may be meant, of whom nobody says a name.
+    #[must_use]
+    pub fn may_be_bytes(&self) -> bool {
+        self.all.iter().any(|(_, own)| *own == Protocol::Sniffed)
+    }
+
+    /// The one that a request or a connection means which asks for this host: the host itself before wildcards.
+    pub fn by_name(&self, host: &str, spoken: Protocol) -> Option<&'e Arc<EntryService>> {
+        let host = as_written(host);
+        let fitting = self.all.iter().filter(|(_, own)| own.may_be(spoken)).map(|(made, _)| *made);
+        // `min_by` keeps the first of equals.
+        fitting.filter(|made| hosts::covers(&made.host, &host)).min_by(|a, b| hosts::by_specificity(&a.host, &b.host))
+    }
+
+    /// The one that is meant where none is asked for by name. In a network that is nobody, but at a port for which nothing is declared, and
+    /// if a request names no host but an address.
+    pub fn otherwise(&self, spoken: Option<Protocol>, asks_for_address: bool) -> Option<&'e Arc<EntryService>> {
+        let goes = || self.all.iter().filter(|(made, _)| made.goes());
+        let fits = |own: Protocol| spoken.map_or(own == Protocol::Sniffed, |spoken| own.may_be(spoken));
+        let takes_all = |own: Protocol| asks_for_address || own == Protocol::Sniffed && spoken != Some(Protocol::Http);
+        let found = goes().find(|(_, own)| fits(*own) && (self.is_own || takes_all(*own)));
+        found.or_else(|| goes().next().filter(|_| self.is_own)).map(|(made, _)| *made)
     }
 }
 
@@ -125,10 +150,11 @@ impl Entries {
         for (id, value) in state.effective() {
             let Ok(document) = &value.document else { continue };
             let Spec::ServiceEntry(entry) = &document.spec else { continue };
-            let selected = workloads.iter().filter(|(workload, content)| {
-                workload.namespace == id.namespace && entry.selects(&content.endpoint.labels)
-            });
-            let selected: Arc<[_]> = selected.cloned().collect();
+            let near = workloads.get(id.namespace.as_str()).into_iter().flatten();
+            #[cfg(test)]
+            let near = near.inspect(|_| counted::LOOKED_AT.with(|count| count.set(count.get() + 1)));
+            let selected: Arc<[_]> =
+                near.filter(|(_, content)| entry.selects(&content.endpoint.labels)).cloned().collect();
             let namespace: Arc<str> = id.namespace.as_str().into();
             let ports: Arc<[ServicePort]> = entry.ports.iter().filter_map(port).collect();
             for (index, host) in entry.hosts.iter().enumerate() {
@@ -142,7 +168,7 @@ impl Entries {
                     created: document.created.unwrap_or(value.time),
                     export_to: seen_by(&entry.export_to, id, value),
                 });
-                // An address of several hosts is the first one's.
+                // As a name of its own an address is the first host's.
                 let single = entry.addresses.iter().filter(|_| index == 0).filter_map(Subnet::only);
                 by_address.extend(single.map(|address| (address.to_string().into(), made.clone())));
                 all.push(made);
@@ -160,6 +186,15 @@ impl Entries {
         }
         for (address, made) in by_address {
             entries.exact.entry(address).or_default().push(made);
+        }
+        for made in &all {
+            let single: BTreeSet<IpAddr> = made.entry.addresses.iter().filter_map(Subnet::only).collect();
+            if single.len() < made.entry.addresses.len() {
+                entries.around.push(made.clone());
+            }
+            for address in single {
+                entries.at.entry(address).or_default().push(made.clone());
+            }
         }
         // Stable: the oldest stays first among equals.
         entries.wild.sort_by(|a, b| hosts::by_specificity(&a.host, &b.host));
@@ -181,11 +216,22 @@ impl Entries {
     /// The one that a host (lower case, without port and trailing dot) means to callers of this namespace: the host itself before
     /// wildcards; of several the one of the callers' own namespace, else the oldest.
     pub fn find<'s>(&self, host: &str, scope: impl Into<Scope<'s>>) -> Option<&Arc<EntryService>> {
-        let scope = scope.into();
+        self.find_with(host, scope.into(), |_| true)
+    }
+
+    /// As [`Entries::find`]; of several with the same address those count which have what is asked for.
+    fn find_with(
+        &self,
+        host: &str,
+        scope: Scope<'_>,
+        has: impl Fn(&EntryService) -> bool,
+    ) -> Option<&Arc<EntryService>> {
         let visible = |made: &&Arc<EntryService>| made.is_seen(scope);
-        let foreign = |made: &&Arc<EntryService>| made.document.namespace != scope.namespace;
+        let foreign = |made: &&Arc<EntryService>| made.is_foreign(scope);
         let exact = self.exact.get(host).into_iter().flatten().filter(visible);
-        if let Some(found) = exact.min_by_key(foreign) {
+        // What is found by another name than its host has it for an address.
+        let lacks = |made: &Arc<EntryService>| *made.host != *host && !has(made);
+        if let Some(found) = exact.min_by_key(|made| (lacks(made), foreign(made))) {
             return Some(found);
         }
         let mut hits = self.wild.iter().filter(|made| hosts::covers(&made.host, host)).filter(visible).peekable();
@@ -193,9 +239,9 @@ impl Entries {
         hits.take_while(|made| made.host == best).min_by_key(foreign)
     }
 
-    /// What a connection to this address means to callers of this namespace, if that has the port: whose address it is, or in
-    /// whose network it lies, of several the callers' own, then the smallest, then the oldest; else one without addresses, for which all of
-    /// a TCP port is taken: of several the one that `is_at` the address with an endpoint, or none, because each may be meant.
+    /// What a connection to this address means to callers of this namespace, if that has the port: as [`Entries::having`]; else one without
+    /// addresses, for which all of a TCP port is taken: of several the one that `is_at` the address with an endpoint, or none, because each
+    /// may be meant.
     pub fn at<'s>(
         &self,
         address: IpAddr,
@@ -204,51 +250,91 @@ impl Entries {
         is_at: impl Fn(&EntryService) -> bool,
     ) -> Option<At<'_>> {
         let scope = scope.into().at(port);
-        let protocol = |made: &EntryService| made.ports.iter().find(|own| own.number == port).map(|own| own.protocol);
-        let found = self.find(&address.to_string(), scope);
-        // What goes where its caller dialled needs no name.
-        let goes = |made: &EntryService| !made.host.starts_with('*') || made.entry.resolution == Resolution::None;
-        if let Some(found) = found.filter(|made| goes(made) && protocol(made).is_some()) {
-            return Some(At::Host(found));
+        let having = self.having(address, port, scope);
+        if having.is_some() {
+            return having;
         }
-        let able = |made: &&Arc<EntryService>| made.is_seen(scope) && goes(made);
-        let foreign = |made: &&Arc<EntryService>| made.document.namespace != scope.namespace;
-        let around = |made: &Arc<EntryService>| {
-            let networks = made.entry.addresses.iter().filter(|network| network.contains(address));
-            networks.map(Subnet::length).max()
+        let takes_all = |made: &&Arc<EntryService>| {
+            let bytes = || made.protocol(port) == Some(Protocol::Tcp);
+            made.is_seen(scope) && made.goes() && bytes() && made.entry.addresses.is_empty()
         };
-        let within = |made: &&Arc<EntryService>| protocol(made).is_some() && around(made).is_some();
-        let takes_all =
-            |made: &&Arc<EntryService>| protocol(made) == Some(Protocol::Tcp) && made.entry.addresses.is_empty();
-        let rank = |made: &&Arc<EntryService>| (foreign(made), Reverse(around(made)));
-        // `min_by_key` keeps the first of equals.
-        if let Some(first) = self.all.iter().filter(able).filter(within).min_by_key(rank) {
-            if protocol(first) != Some(Protocol::Tls) {
-                return Some(At::Host(first));
-            }
-            let equals =
-                |made: &&Arc<EntryService>| protocol(made) == Some(Protocol::Tls) && rank(made) == rank(&first);
-            return Some(At::Named(self.all.iter().filter(able).filter(within).filter(equals).collect()));
-        }
-        let mut all = self.all.iter().filter(able).filter(takes_all);
+        let mut all = self.all.iter().filter(takes_all);
         match (all.next()?, all.next()) {
             (only, None) => Some(At::Host(only)),
             (_, Some(_)) => {
-                let rivals = self.all.iter().filter(able).filter(takes_all);
-                rivals.filter(|made| is_at(made)).min_by_key(foreign).map(At::Host)
+                let rivals = self.all.iter().filter(takes_all).filter(|made| is_at(made));
+                rivals.min_by_key(|made| made.is_foreign(scope)).map(At::Host)
             }
         }
     }
 
+    /// Whose an address is, as callers of this namespace see it, of those with the port, or in whose network it lies: of several networks
+    /// the callers' own, then the smallest, then the oldest. Where something names a host, all count that have the address, or the same
+    /// network.
+    pub fn having<'s>(&self, address: IpAddr, port: u16, scope: impl Into<Scope<'s>>) -> Option<At<'_>> {
+        let scope = scope.into().at(port);
+        let known = |made| {
+            let made: &Arc<EntryService> = made;
+            made.protocol(port).filter(|_| made.is_seen(scope)).map(|own| (made, own))
+        };
+        let mut all: Vec<_> = self.at.get(&address).into_iter().flatten().filter_map(known).collect();
+        let is_own = all.iter().any(|(made, _)| made.goes());
+        if !is_own {
+            let length = |made: &EntryService| {
+                let networks = made.entry.addresses.iter().filter(|network| network.contains(address));
+                networks.map(Subnet::length).max()
+            };
+            all = self.around.iter().filter(|made| length(made).is_some()).filter_map(known).collect();
+            let able = all.iter().map(|(made, _)| *made).filter(|made| made.goes());
+            let smallest =
+                able.min_by_key(|made| (made.is_foreign(scope), Reverse(length(made)))).map(|made| length(made))?;
+            all.retain(|(made, _)| length(made) == smallest);
+        }
+        // Stable: the oldest stays first.
+        all.sort_by_key(|(made, _)| made.is_foreign(scope));
+        let (first, protocol) = all.iter().find(|(made, _)| made.goes()).copied()?;
+        let is_alone = is_own && !first.host.starts_with('*') && all.iter().all(|(made, _)| made.host == first.host);
+        if is_alone || protocol == Protocol::Tcp {
+            return Some(At::Host(first));
+        }
+        all.retain(|(_, own)| *own != Protocol::Tcp);
+        Some(At::Named(Named { all, is_own }))
+    }
+
+    /// True if what comes for a host at this address of its entry is led to that host, at each of its ports that callers see.
+    pub fn leads<'s>(&self, made: &EntryService, address: IpAddr, scope: impl Into<Scope<'s>>) -> bool {
+        let scope = scope.into();
+        made.ports.iter().all(|port| match self.having(address, port.number, scope) {
+            None => true,
+            Some(At::Host(found)) => found.host == made.host,
+            Some(At::Named(named)) => match port.protocol {
+                Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Tls => true,
+                // What names no host may come there, too.
+                Protocol::Tcp | Protocol::Sniffed => {
+                    named.otherwise(None, false).is_some_and(|found| found.host == made.host)
+                }
+            },
+        })
+    }
+
     /// As [`Entries::find`], of a host as a request names it, or of what its short form means.
     pub fn named<'s>(&self, host: &str, scope: impl Into<Scope<'s>>) -> Option<&Arc<EntryService>> {
-        let scope = scope.into();
+        self.named_with(host, scope.into(), |_| true)
+    }
+
+    /// As [`Entries::named`]; of several with the same address those count which have what is asked for.
+    pub(crate) fn named_with(
+        &self,
+        host: &str,
+        scope: Scope<'_>,
+        has: impl Fn(&EntryService) -> bool,
+    ) -> Option<&Arc<EntryService>> {
         if self.all.is_empty() {
             return None;
         }
         let host = as_written(host);
         let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(&host);
-        self.find(host, scope).or_else(|| {
+        self.find_with(host, scope, has).or_else(|| {
             let service = hosts::named(host, scope.namespace)?;
             self.find(&hosts::full_name(&service), scope)
         })
@@ -283,6 +369,21 @@ impl EntryService {
         self.is_exported_to(scope.namespace) && scope.sees(self)
     }
 
+    /// What it has at a port; `None` if it has none such.
+    fn protocol(&self, port: u16) -> Option<Protocol> {
+        self.ports.iter().find(|own| own.number == port).map(|own| own.protocol)
+    }
+
+    /// True if it can be called without a name: what goes where its caller dialled needs none.
+    fn goes(&self) -> bool {
+        !self.host.starts_with('*') || self.entry.resolution == Resolution::None
+    }
+
+    /// True if it is of another namespace than the callers'.
+    fn is_foreign(&self, scope: Scope<'_>) -> bool {
+        self.document.namespace != scope.namespace
+    }
+
     fn age(&self) -> (Millis, &str, &str) {
         (self.created, &self.document.name, &self.document.namespace)
     }
@@ -298,13 +399,16 @@ pub(crate) fn as_written(host: &str) -> Cow<'_, str> {
     }
 }
 
-fn workloads(state: &State) -> Vec<(DocumentId, Arc<WorkloadEntry>)> {
-    let of_kind = state.effective().filter(|(id, _)| id.kind == Kind::WorkloadEntry);
-    let content = of_kind.filter_map(|(id, value)| {
-        let Spec::WorkloadEntry(entry) = &value.document.as_ref().ok()?.spec else { return None };
-        Some((id.clone(), entry.clone()))
-    });
-    content.collect()
+fn workloads(state: &State) -> HashMap<&str, Vec<(DocumentId, Arc<WorkloadEntry>)>> {
+    let mut by_namespace: HashMap<&str, Vec<(DocumentId, Arc<WorkloadEntry>)>> = HashMap::new();
+    for (id, value) in state.effective().filter(|(id, _)| id.kind == Kind::WorkloadEntry) {
+        if let Ok(document) = &value.document
+            && let Spec::WorkloadEntry(entry) = &document.spec
+        {
+            by_namespace.entry(&id.namespace).or_default().push((id.clone(), entry.clone()));
+        }
+    }
+    by_namespace
 }
 
 /// `None` for one that carries nothing.
@@ -320,6 +424,16 @@ fn port(declared: &ServiceEntryPort) -> Option<ServicePort> {
         None => Protocol::Sniffed,
     };
     Some(ServicePort { name: declared.name.clone(), number: declared.number, protocol })
+}
+
+#[cfg(test)]
+mod counted {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How many WorkloadEntries were looked at on this thread for some ServiceEntry.
+        pub(super) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+    }
 }
 
 #[cfg(test)]

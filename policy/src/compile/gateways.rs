@@ -161,12 +161,32 @@ impl Gateways {
         attached.oldest_first.get(*attached.by_id.get(id)?)
     }
 
-    /// Makes what was in use before.
+    /// Makes what was in use before, but for what nothing has changed of.
     pub(super) fn keep(&self, previous: &Self) {
         let before = previous.known.read().unwrap_or_else(PoisonError::into_inner);
-        let again = before.keys().map(|key| (key.clone(), Arc::new(self.make(key))));
+        let again = before.iter().map(|(key, doors)| {
+            let doors = if self.is_as_in(previous, key) { doors.clone() } else { Arc::new(self.make(key)) };
+            (key.clone(), doors)
+        });
         let again = again.collect();
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = again;
+    }
+
+    /// Whether a workload's doors are made of the very same documents.
+    fn is_as_in(&self, previous: &Self, key: &Key) -> bool {
+        let same = |(own, other): (&Document, &Document)| {
+            let seen = self.seen(key, own).map(Arc::as_ptr);
+            own.id == other.id
+                && Arc::ptr_eq(&own.gateway, &other.gateway)
+                && seen.eq(previous.seen(key, other).map(Arc::as_ptr))
+        };
+        let (own, others) = (self.selecting(key), previous.selecting(key));
+        own.len() == others.len() && own.into_iter().zip(others).all(same)
+    }
+
+    /// The Gateways that select a workload, oldest first.
+    fn selecting(&self, key: &Key) -> Vec<&Document> {
+        self.documents.iter().filter(|document| document.selects(&key.namespace, &key.labels)).collect()
     }
 
     fn doors(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Arc<Doors> {
@@ -190,7 +210,7 @@ impl Gateways {
 
     fn make(&self, key: &Key) -> Doors {
         let mut opening = Opening { gateways: self, key, listeners: BTreeMap::new(), left_out: Vec::new() };
-        for document in self.documents.iter().filter(|document| document.selects(&key.namespace, &key.labels)) {
+        for document in self.selecting(key) {
             for (index, server) in document.gateway.servers.iter().enumerate() {
                 opening.add(document, index, server);
             }

@@ -10,7 +10,7 @@ pub(crate) mod rules;
 mod sidecars;
 mod workloads;
 
-pub use entries::{At, Entries, EntryService};
+pub use entries::{At, Entries, EntryService, Named};
 pub(crate) use find::PLAIN_HTTP;
 pub use gateways::{Behind, Bytes, Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
 pub use sidecars::Scope;

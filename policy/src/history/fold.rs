@@ -35,13 +35,15 @@ use crate::{
     parse,
 };
 
+/// Per counting RoleSet: the changesets that stay although it, or one before that it adds to, took their right away.
+pub(super) type Stays = Arc<Vec<HashSet<ChangesetId>>>;
+
 /// Folds documents as of one time.
 pub(super) struct Folder<'k> {
     pub(super) kept: &'k Kept,
     chain: &'k Chain,
-    now: Millis,
-    /// Per counting RoleSet: the changesets that stay although it, or one before that it adds to, took their right away.
-    stays: Vec<HashSet<ChangesetId>>,
+    pub(super) now: Millis,
+    pub(super) stays: Stays,
     /// Of changesets that were judged: one may speak of a thousand documents.
     by_roles: RefCell<HashMap<ChangesetId, bool>>,
 }
@@ -62,10 +64,17 @@ impl<'k> Folder<'k> {
         for roles in &chain.counting {
             stays.push(staying(kept, &roles.set, stays.last()));
         }
+        Self::staying(kept, chain, now, Arc::new(stays))
+    }
+
+    /// The same where it is known what stays.
+    pub(super) fn staying(kept: &'k Kept, chain: &'k Chain, now: Millis, stays: Stays) -> Self {
         Self { kept, chain, now, stays, by_roles: RefCell::default() }
     }
 
     pub(super) fn document(&self, id: &DocumentId) -> Folded {
+        #[cfg(test)]
+        super::kept::counted::DOCUMENTS.with(|count| count.set(count.get() + 1));
         let mut folded = Folded::default();
         let all = self.kept.by_document.get(id).map(Vec::as_slice).unwrap_or_default();
         if id.kind == Kind::RoleSet {

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use certs::{codec::Millis, sign::PublicKey};
+use certs::{
+    codec::Millis,
+    sign::{Digest, PublicKey},
+};
 
 use super::admit::{self, Known, Vote};
 use crate::{
@@ -47,6 +50,8 @@ pub(super) struct Kept {
     approvals: BTreeMap<ChangesetId, Vote>,
     /// Of changesets and approvals.
     ids: BTreeSet<ChangesetId>,
+    /// Of them.
+    digests: Digests,
     /// Bytes of the bodies that are here.
     pub(super) bodies: usize,
     /// Who changed a document, in any order.
@@ -55,6 +60,13 @@ pub(super) struct Kept {
     pub(super) confirmations: HashMap<ChangesetId, Vec<ChangesetId>>,
     /// Approval by what it approves.
     approved: HashMap<ChangesetId, Vec<ChangesetId>>,
+}
+
+/// What peers compare: it is asked for many times between two changes, and ids stay for ever.
+#[derive(Default)]
+struct Digests {
+    of_all: OnceLock<Digest>,
+    by_first_byte: OnceLock<Box<[Digest; 256]>>,
 }
 
 pub(super) struct Item {
@@ -87,7 +99,7 @@ impl Kept {
                 self.confirmations.entry(about).or_default().push(entry.id);
             }
         }
-        self.ids.insert(entry.id);
+        self.new_id(entry.id);
         self.bodies += entry.held();
         self.entries.insert(entry.id, Item { entry, values });
     }
@@ -99,7 +111,7 @@ impl Kept {
         {
             item.entry.signers.insert(place, vote.signer);
         }
-        self.ids.insert(vote.id);
+        self.new_id(vote.id);
         self.approved.entry(vote.about).or_default().push(vote.id);
         self.approvals.insert(vote.id, vote);
     }
@@ -117,6 +129,37 @@ impl Kept {
     /// Of changesets and approvals.
     pub(super) fn ids(&self) -> &BTreeSet<ChangesetId> {
         &self.ids
+    }
+
+    fn new_id(&mut self, id: ChangesetId) {
+        self.ids.insert(id);
+        self.digests = Digests::default();
+    }
+
+    /// Of the sorted ids.
+    pub(super) fn digest(&self) -> Digest {
+        *self.digests.of_all.get_or_init(|| digest_of(self.ids.iter()))
+    }
+
+    /// Of the sorted ids by first byte.
+    pub(super) fn bucket_digests(&self) -> &[Digest; 256] {
+        self.digests.by_first_byte.get_or_init(|| {
+            let mut digests = Box::new([Digest([0; 32]); 256]);
+            for (first, digest) in (0..=u8::MAX).zip(digests.iter_mut()) {
+                *digest = digest_of(self.bucket(first));
+            }
+            digests
+        })
+    }
+
+    /// The ids with this first byte, ascending.
+    pub(super) fn bucket(&self, first: u8) -> impl Iterator<Item = &ChangesetId> {
+        let edge = |fill: u8| {
+            let mut bytes = [fill; 32];
+            bytes[0] = first;
+            ChangesetId(Digest(bytes))
+        };
+        self.ids.range(edge(0)..=edge(u8::MAX))
     }
 
     pub(super) fn bytes(&self, id: &ChangesetId) -> Option<&Arc<[u8]>> {
@@ -168,5 +211,24 @@ impl Kept {
     /// True if the keys that signed it let it count under this RoleSet.
     pub(super) fn allowed(&self, roles: &super::Roles, entry: &Entry) -> bool {
         admit::allowed(self, roles, &entry.changeset, &entry.signers)
+    }
+}
+
+fn digest_of<'i>(ids: impl Iterator<Item = &'i ChangesetId>) -> Digest {
+    #[cfg(test)]
+    counted::DIGESTS.with(|count| count.set(count.get() + 1));
+    let bytes: Vec<u8> = ids.flat_map(|id| id.0.0).collect();
+    Digest::of(&bytes)
+}
+
+#[cfg(test)]
+pub(super) mod counted {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How often ids were hashed on this thread.
+        pub(in crate::history) static DIGESTS: Cell<usize> = const { Cell::new(0) };
+        /// How many documents were folded on this thread.
+        pub(in crate::history) static DOCUMENTS: Cell<usize> = const { Cell::new(0) };
     }
 }

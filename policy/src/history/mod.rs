@@ -227,7 +227,9 @@ impl History {
 
     /// Notes what is to be folded again.
     fn touch(&mut self, entry: &Entry, all: bool) {
-        let all = all || self.chain.counting.iter().any(|roles| roles.set.keeps.is_some());
+        // What is kept although its key went has what it refers to kept with it, whatever that changes.
+        let keeps = |roles: &Arc<Roles>| roles.set.keeps.as_ref().is_some_and(|keeps| keeps.contains(&entry.id.0));
+        let all = all || self.chain.counting.iter().any(keeps);
         if let Some(cached) = self.cache.get_mut().unwrap_or_else(PoisonError::into_inner) {
             cached.touch(&entry.changeset, all);
         }
@@ -280,28 +282,19 @@ impl History {
         self.kept.entries.keys().filter(|id| id.to_string().starts_with(&prefix)).copied().collect()
     }
 
-    /// Of the sorted ids.
+    /// Of the sorted ids. Cheap when nothing changed.
     pub fn digest(&self) -> Digest {
-        digest_of(self.ids())
+        self.kept.digest()
     }
 
-    /// Of the sorted ids by first byte.
-    pub fn bucket_digests(&self) -> Box<[Digest; 256]> {
-        let mut digests = Box::new([Digest([0; 32]); 256]);
-        for first in 0..=u8::MAX {
-            digests[usize::from(first)] = digest_of(self.bucket(first).iter());
-        }
-        digests
+    /// Of the sorted ids by first byte. Cheap when nothing changed.
+    pub fn bucket_digests(&self) -> &[Digest; 256] {
+        self.kept.bucket_digests()
     }
 
     /// The ids with this first byte, ascending.
     pub fn bucket(&self, first: u8) -> Vec<ChangesetId> {
-        let edge = |fill: u8| {
-            let mut bytes = [fill; 32];
-            bytes[0] = first;
-            ChangesetId(Digest(bytes))
-        };
-        self.kept.ids().range(edge(0)..=edge(u8::MAX)).copied().collect()
+        self.kept.bucket(first).copied().collect()
     }
 
     /// The fold at this time. Cheap when nothing changed.
@@ -311,6 +304,12 @@ impl History {
         let state = cached.state.clone();
         *cache = Some(cached);
         state
+    }
+
+    /// The same if that needs no work and waits for nobody who works on it.
+    pub fn state_at_rest(&self, now: Millis) -> Option<Arc<State>> {
+        let cache = self.cache.try_lock().ok()?;
+        cache.as_ref().filter(|cached| cached.is_at_rest(now)).map(|cached| cached.state.clone())
     }
 
     /// The next time at which the fold changes by itself (a `confirm_by`, an expiry).
@@ -393,11 +392,6 @@ fn in_force(set: &RoleSet) -> Roles {
         set: Arc::new(set.clone()),
         trust: Default::default(),
     }
-}
-
-fn digest_of<'i>(ids: impl Iterator<Item = &'i ChangesetId>) -> Digest {
-    let bytes: Vec<u8> = ids.flat_map(|id| id.0.0).collect();
-    Digest::of(&bytes)
 }
 
 #[cfg(test)]

@@ -52,8 +52,13 @@ impl History {
 
     /// A changeset, if it waits for signatures.
     pub fn proposal(&self, id: &ChangesetId, now: Millis) -> Option<Proposal> {
-        let entry = self.get(id).filter(|entry| !self.complete(entry) && !self.closed(entry, now))?;
+        let entry = self.get(id).filter(|_| self.is_proposal(id, now))?;
         Some(self.describe(entry, now))
+    }
+
+    /// True if a changeset waits for signatures. Folds nothing.
+    pub fn is_proposal(&self, id: &ChangesetId, now: Millis) -> bool {
+        self.get(id).is_some_and(|entry| !self.complete(entry) && !self.closed(entry, now))
     }
 
     /// True if a RoleSet waits for a signature of this key, which may be one that only this RoleSet would bring in.

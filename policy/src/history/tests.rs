@@ -13,6 +13,7 @@ mod proposals;
 mod removals;
 mod retention;
 mod unions;
+mod work;
 
 use super::*;
 use crate::{
@@ -435,7 +436,26 @@ fn digests_and_the_log() {
     assert_eq!(mesh.history.by_prefix(&id.to_string()[..8]), [id]);
     let log = mesh.history.log();
     assert_eq!((log[0].changeset, log[0].message.as_str(), log.len()), (id, "push 1", 2));
-    assert_eq!(mesh.history.bucket_digests()[usize::from(id.0.0[0])], digest_of(mesh.history.bucket(id.0.0[0]).iter()));
+    let bucket: Vec<u8> = mesh.history.bucket(id.0.0[0]).iter().flat_map(|id| id.0.0).collect();
+    assert_eq!(mesh.history.bucket_digests()[usize::from(id.0.0[0])], Digest::of(&bucket));
+}
+
+#[test]
+fn ids_are_hashed_once_until_another_comes() {
+    let hashed = || kept::counted::DIGESTS.with(std::cell::Cell::get);
+    let mut mesh = Mesh::new();
+    let mut known = BTreeSet::new();
+    for name in ["a", "b"] {
+        let change = mesh.change("shop", name, "h");
+        mesh.push(vec![change]);
+        let before = hashed();
+        for _ in 0..10 {
+            mesh.history.digest();
+            mesh.history.bucket_digests();
+        }
+        assert_eq!(hashed() - before, 1 + 256, "all, and each bucket");
+        assert!(known.insert(mesh.history.digest()), "another set has another digest");
+    }
 }
 
 #[test]

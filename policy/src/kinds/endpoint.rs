@@ -86,8 +86,14 @@ impl Within<'_> {
 impl Endpoint {
     pub(super) fn decode(at: &At<'_>, within: Within<'_>) -> Option<Self> {
         let fields = at.fields()?;
-        let network = text_up_to(&fields, "network", MAX_PLACE);
+        // Looked at once, so that what is wrong with it is said once.
+        let named = fields.filled("network");
+        let network = up_to(named.as_ref(), "network", MAX_PLACE);
         let address = decode_address(&fields, within, &network);
+        if let Some((_, at)) = named.filter(|_| address.is_some() || matches!(within, Within::Template)) {
+            let message = "`network` has no meaning here: whoever calls connects to the endpoint's address";
+            at.warn(codes::IGNORED, message, "leave it out, and write an address that callers reach");
+        }
         let ports = decode_ports(&fields, within);
         if let Some(EndpointAddress::Unix(_)) = &address {
             unix_has_one_port(&fields, &ports, within);
@@ -123,11 +129,15 @@ impl Endpoint {
 }
 
 fn text_up_to(fields: &Fields<'_>, name: &'static str, limit: usize) -> String {
-    let Some((text, at)) = fields.filled(name) else { return String::new() };
+    up_to(fields.filled(name).as_ref(), name, limit)
+}
+
+fn up_to(found: Option<&(&str, At<'_>)>, name: &'static str, limit: usize) -> String {
+    let Some((text, at)) = found else { return String::new() };
     if text.len() > limit {
         at.error(codes::TOO_MANY, format!("`{name}` has at most {limit} characters"));
     }
-    text.to_owned()
+    (*text).to_owned()
 }
 
 fn decode_address(fields: &Fields<'_>, within: Within<'_>, network: &str) -> Option<EndpointAddress> {

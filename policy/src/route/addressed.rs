@@ -19,9 +19,14 @@ pub enum Called {
     Host(Arc<str>),
 }
 
-/// What a host (without port) means to a caller: a registered service, else a host that a ServiceEntry makes. `None` if it sees no
-/// such thing.
-pub fn called(compiled: &Compiled, registry: &dyn Registry, source: &Source, host: &str) -> Option<Called> {
+/// What a host means to a caller: a registered service, else a host that a ServiceEntry makes. `None` if it sees no such thing. The port
+/// tells which of several ServiceEntries with the same address is meant.
+pub fn called(
+    compiled: &Compiled,
+    registry: &dyn Registry,
+    source: &Source,
+    (host, port): (&str, Option<u16>),
+) -> Option<Called> {
     let scope = compiled.scope(source);
     let found = hosts::named(host, scope.namespace).and_then(|service| Some((registry.ports(&service)?, service)));
     if let Some((ports, service)) = found
@@ -29,7 +34,8 @@ pub fn called(compiled: &Compiled, registry: &dyn Registry, source: &Source, hos
     {
         return Some(Called::Service(service));
     }
-    let made = compiled.entries().named(host, scope)?;
+    let has = |made: &EntryService| port.is_none_or(|port| made.ports.iter().any(|own| own.number == port));
+    let made = compiled.entries().named_with(host, scope, has)?;
     let asked = || host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase().into();
     Some(Called::Host(if made.host.starts_with('*') { asked() } else { Arc::clone(&made.host) }))
 }

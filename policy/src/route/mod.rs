@@ -5,6 +5,7 @@ mod connection;
 mod destination;
 mod gateway;
 mod known;
+mod location;
 mod matching;
 pub mod survey;
 
@@ -19,7 +20,7 @@ use crate::{
     document::DocumentId,
     headers::HeaderOps,
     hosts::{self, Registry},
-    kinds::{CorsPolicy, DirectResponse, Fault, HttpMatch, Redirect, RedirectPort, Rewrite, UriRewrite},
+    kinds::{CorsPolicy, DirectResponse, Fault, HttpMatch, Redirect, Rewrite, UriRewrite},
     retry::Retries,
 };
 
@@ -201,14 +202,14 @@ pub enum Action {
 }
 
 impl Route {
-    /// The destination for this random number, by weight. `None` unless the route forwards.
-    pub fn choose(&self, random: u64) -> Option<&Destination> {
+    /// The destination by weight, for a random number that is drawn where there are several. `None` unless the route forwards.
+    pub fn choose(&self, random: impl FnOnce() -> u64) -> Option<&Destination> {
         let Action::Forward(destinations) = &self.action else { return None };
         let total: u64 = destinations.iter().map(|one| u64::from(one.weight)).sum();
         if destinations.len() == 1 || total == 0 {
             return destinations.first();
         }
-        let mut left = random % total;
+        let mut left = random() % total;
         destinations.iter().find(|one| {
             let weight = u64::from(one.weight);
             let here = left < weight;
@@ -241,10 +242,10 @@ impl Routed {
         match self.route.rewrite.as_ref().and_then(|rewrite| rewrite.uri.as_ref()) {
             None => Cow::Borrowed(whole),
             Some(UriRewrite::Matched(text)) => {
-                Cow::Owned(with_query(self.replace_matched(uri.path(), text), uri.query()))
+                Cow::Owned(and_query(self.replace_matched(uri.path(), text), uri.query()))
             }
             Some(UriRewrite::Regex(pattern, text)) => {
-                Cow::Owned(with_query(pattern.replace_all(uri.path(), text), uri.query()))
+                Cow::Owned(and_query(pattern.replace_all(uri.path(), text), uri.query()))
             }
         }
     }
@@ -264,57 +265,17 @@ impl Routed {
         self.route.rewrite.as_ref()?.authority.as_deref()
     }
 
-    /// The Location of a redirect.
-    pub fn location(&self, redirect: &Redirect, request: &Request<'_>) -> String {
-        let scheme = redirect.scheme.as_deref().unwrap_or(request.scheme);
-        let port = match redirect.port {
-            RedirectPort::Number(port) => Some(port),
-            RedirectPort::Request => Some(self.port),
-            RedirectPort::ProtocolDefault | RedirectPort::Unset => None,
-        };
-        let port = port.filter(|port| Some(*port) != default_port(scheme));
-        let (host, given) = hosts::split_authority(request.authority);
-        let host = match &redirect.authority {
-            Some(authority) => authority.as_str(),
-            // A port that was the old scheme's default goes with the scheme.
-            None if port.is_some()
-                || (scheme != request.scheme && given.is_some() && given == default_port(request.scheme)) =>
-            {
-                host
-            }
-            None => request.authority,
-        };
-        let path = match (&redirect.uri, &redirect.prefix_rewrite) {
-            (Some(uri), _) => with_query(uri.clone(), request.uri.query()),
-            (None, Some(text)) => with_query(self.replace_matched(request.uri.path(), text), request.uri.query()),
-            (None, None) => request.uri.path_and_query().map_or("/", |whole| whole.as_str()).to_owned(),
-        };
-        match port {
-            Some(port) => format!("{scheme}://{host}:{port}{path}"),
-            None => format!("{scheme}://{host}{path}"),
-        }
-    }
-
     /// Envoy's name of the virtual host: `HOST:PORT`.
     pub fn virtual_host(&self) -> String {
         format!("{}:{}", self.host.full_name(), self.port)
     }
 }
 
-fn default_port(scheme: &str) -> Option<u16> {
-    match scheme {
-        "http" => Some(80),
-        "https" => Some(443),
-        _ => None,
-    }
-}
-
-/// The request's query stays, unless the new path brings its own.
-fn with_query(path: String, query: Option<&str>) -> String {
-    match query {
-        Some(query) if !path.contains('?') => format!("{path}?{query}"),
-        Some(_) | None => path,
-    }
+/// The request's query stays, behind the one that the new path brings.
+fn and_query(path: String, query: Option<&str>) -> String {
+    let Some(query) = query else { return path };
+    let between = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{between}{query}")
 }
 
 /// The service and service port that a request addresses: its authority, or what is fixed.
@@ -407,7 +368,7 @@ pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>
 fn by_entry(compiled: &Compiled, request: &Request<'_>, scope: Scope<'_>) -> Option<Result<Routed, NoRoute>> {
     let (host, asked) = request.host_and_port();
     let namespace = scope.namespace;
-    let made = compiled.entries().named(host, scope)?;
+    let made = compiled.entries().named_with(host, scope, |made| made.http_port(asked, scope).is_some())?;
     let addressed = Addressed::from(&**made);
     let Some(port) = made.http_port(asked, scope) else {
         return Some(Err(NoRoute::UnknownPort { host: addressed, port: asked }));

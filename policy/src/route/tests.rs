@@ -124,7 +124,7 @@ impl World {
     }
 
     fn destination(&self, call: &Call, random: u64) -> Destination {
-        self.with(call, |routed, _| routed.unwrap().route.choose(random).unwrap().clone())
+        self.with(call, |routed, _| routed.unwrap().route.choose(|| random).unwrap().clone())
     }
 
     fn path(&self, uri: &str) -> String {
@@ -333,6 +333,8 @@ fn rewrites() {
 - {match: [{uri: {regex: '/re.*'}}], rewrite: {uri: /whole}, route: [{destination: {host: reviews}}]}
 - {match: [{uri: {prefix: /service}}], rewrite: {uriRegexRewrite: {match: '^/service/([^/]+)(/.*)$', rewrite: '\\2/instance/\\1'}}, route: [{destination: {host: reviews}}]}
 - {match: [{uri: {prefix: /same}}], route: [{destination: {host: reviews}}]}
+- {match: [{uri: {exact: /own}}], rewrite: {uri: '/new?own=1'}, route: [{destination: {host: reviews}}]}
+- {match: [{uri: {prefix: /products/}}], rewrite: {uriRegexRewrite: {match: '^/products/([0-9]+)$', rewrite: '/productpage?id=\\1'}}, route: [{destination: {host: reviews}}]}
 - {rewrite: {uri: /v1/, authority: other}, route: [{destination: {host: reviews}}]}",
     ));
     for (from, to) in [
@@ -342,6 +344,9 @@ fn rewrites() {
         ("/regex/x", "/whole"),
         ("/service/foo/v1/api?x", "/v1/api/instance/foo?x"),
         ("/same?x=1", "/same?x=1"),
+        ("/own", "/new?own=1"),
+        ("/own?lang=de&token=x", "/new?own=1&lang=de&token=x"),
+        ("/products/5?lang=de", "/productpage?id=5&lang=de"),
         ("/a", "/v1/a"),
     ] {
         assert_eq!(world.path(from), to, "{from}");
@@ -396,7 +401,7 @@ fn what_is_done_on_the_way() {
         assert_eq!((fault.abort(4_999), fault.abort(5_000)), (Some(crate::kinds::Abort::Http(555)), None));
         assert_eq!(routed.route.request_headers.remove, ["x-c"]);
         assert_eq!(routed.route.request_headers.add[0].0, "x-f", "what an only destination says is the route's");
-        assert!(routed.route.choose(0).unwrap().request_headers.is_empty());
+        assert!(routed.route.choose(|| 0).unwrap().request_headers.is_empty());
     });
 }
 

@@ -22,9 +22,9 @@ impl<'w> Check<'w> {
             let field = format!("spec.endpoints[{index}]");
             self.endpoint(endpoint, &field);
             if let Some(address) = &endpoint.address
-                && !seen.insert(format!("{address:?} {:?}", endpoint.ports))
+                && !seen.insert(format!("{address:?} {:?} {:?}", endpoint.ports, endpoint.labels))
             {
-                let message = "the endpoint stands twice: it takes two shares of the traffic";
+                let message = "the endpoint stands twice, and counts once: with the weight that it has last";
                 let finding = Finding::warning(codes::REPEATED_ENDPOINT, format!("{field}.address"), message);
                 self.say(finding.hint("give it a weight instead"));
             }

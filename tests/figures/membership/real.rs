@@ -23,7 +23,9 @@ const MANY: usize = 30;
 /// Nodes whose scenario is played in virtual time, too, and how often one of them is killed.
 const TEN: usize = 10;
 const KILLED_OF_TEN: usize = 4;
-/// How long the many are left alone before, and while, they are measured.
+/// How long the many are left alone before they are measured: what they do and hold for their start is over then.
+const SETTLED: Duration = Duration::from_secs(70);
+/// How long they are measured.
 const REST: Duration = Duration::from_secs(20);
 
 pub(super) const REST_RESIDENT: &str = "rest_30_resident";
@@ -181,7 +183,7 @@ pub(super) fn thirty(skein: &Skein) -> Vec<Figure> {
     let plans: Vec<(&str, Plan)> = names.iter().map(|name| (name.as_str(), plan())).collect();
     let cluster = Cluster::start(skein.clone(), &plans);
     cluster.wait_members(PATIENCE);
-    std::thread::sleep(REST);
+    std::thread::sleep(SETTLED);
     let pids: Vec<u32> = names.iter().map(|name| cluster.node(name).pid()).collect();
     let before: Vec<f64> = pids.iter().map(|pid| cpu(*pid)).collect();
     let begun = now();

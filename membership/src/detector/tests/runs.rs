@@ -45,7 +45,7 @@ fn nobody_was_wrong_who_doubted_a_run_that_has_ended() {
 fn of_two_linked_members_that_watch_others_mostly_one_probes() {
     let member = |number: usize| NodeId::new(&format!("n{number:02}")).expect("valid");
     let all: Vec<NodeId> = (0..12).map(member).collect();
-    // Each watches the four that follow it by name.
+    // Each probes the two that follow it by name.
     let ends = [0, 6];
     let mut pair = ends.map(|own| Detector::new(all[own].clone(), StdRng::seed_from_u64(1)));
     for (own, detector) in ends.iter().zip(&mut pair) {
@@ -70,4 +70,35 @@ fn of_two_linked_members_that_watch_others_mostly_one_probes() {
     }
     assert!(silent <= 1_050, "{silent}");
     assert!(probes[0] + probes[1] < 100 && probes.iter().all(|count| *count >= 25), "{probes:?}");
+}
+
+#[test]
+fn a_node_probes_the_two_after_it_and_notices_when_the_two_before_it_do_not() {
+    let member = |number: usize| NodeId::new(&format!("n{number}")).expect("valid");
+    let mut detector = Detector::new(member(3), StdRng::seed_from_u64(1));
+    let others = [1, 2, 4, 5, 6, 7].map(member);
+    others.iter().for_each(|node| drop(detector.linked(node, false, 0)));
+    let mut probes: BTreeMap<NodeId, Vec<u64>> = BTreeMap::new();
+    let dies = 10_000;
+    for now in (0..dies + 1_000).step_by(50) {
+        let lives = |node: &NodeId| now < dies || *node != others[0];
+        if now % 250 == 0 {
+            others[..2].iter().filter(|node| lives(node)).for_each(|node| drop(detector.heard(node, now)));
+        }
+        for order in detector.tick(now) {
+            let Order::Ping { to, nonce } = order else { continue };
+            probes.entry(to.clone()).or_default().push(now);
+            if lives(&to) {
+                detector.heard(&to, now);
+                detector.acked(&to, nonce, now);
+            }
+        }
+    }
+    let count = |node: &NodeId| probes[node].iter().filter(|at| (1_000..dies).contains(at)).count();
+    assert_eq!(others[2..4].iter().map(count).collect::<Vec<_>>(), [36, 36], "four a second");
+    assert!(others[..2].iter().chain(&others[4..]).all(|node| count(node) <= 13), "{probes:?}");
+    let missed = probes[&others[0]].iter().find(|at| **at >= dies).expect("it is looked for");
+    assert!(*missed <= dies + 400, "after 330 ms of silence, at the next tick: {missed}");
+    assert!(detector.is_busy(), "it is being checked");
+    assert_eq!(detector.verdict(&others[1]), Some(Verdict::Alive));
 }

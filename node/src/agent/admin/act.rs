@@ -29,7 +29,7 @@ impl Admin {
 
     /// `POST /v1/local/services`: one `[[service]]` table in TOML.
     pub(super) async fn service_add(State(admin): State<Self>, text: String) -> Result<Json<Value>, Error> {
-        let service = admin.agent.service_add(&text).await?;
+        let service = admin.agent.service_add(text).await?;
         Ok(Json(json!({"service": service.name, "instance": service.instance})))
     }
 
@@ -38,7 +38,7 @@ impl Admin {
         State(admin): State<Self>,
         Json(Remove { service }): Json<Remove>,
     ) -> Result<Json<Value>, Error> {
-        admin.agent.service_remove(&service).await?;
+        admin.agent.service_remove(service.clone()).await?;
         Ok(Json(json!({"service": service})))
     }
 

@@ -182,7 +182,7 @@ pub struct Certificates {
 pub struct Member {
     /// The node.
     pub name: NodeId,
-    /// `alive`, `suspect`, `dead`, `left` or `evicted`.
+    /// `alive`, `suspect`, `dead`, `left`, `evicted` or `quarantined`.
     pub state: String,
     /// `HOST:PORT` where other nodes reach it; empty if not known.
     pub address: String,

@@ -9,7 +9,7 @@ use axum::{
 use certs::{codec::Millis, id::NodeId};
 use membership::{
     body::Status,
-    view::{Member, MemberState},
+    view::{Member, MemberState, Quarantined},
 };
 use policy::history;
 
@@ -30,7 +30,11 @@ impl Admin {
         let connections = self.connections();
         let row =
             |member: &Arc<Member>| self.row(member, &state, connections.get(&member.id).copied().unwrap_or_default());
-        shown.map(row).collect()
+        let mut rows: Vec<api::Member> = shown.map(row).collect();
+        let out = view.quarantined().iter().filter(|(node, _)| view.member(node).is_none());
+        rows.extend(out.map(|(node, found)| self.row_without(node, found, &state)));
+        rows.sort_by(|one, other| one.name.cmp(&other.name));
+        rows
     }
 
     /// The nodes that are shown, with whom each reaches. Asked for again within a moment, the same answer.
@@ -80,6 +84,9 @@ impl Admin {
     pub(crate) fn member(&self, node: &NodeId) -> Result<api::MemberDetail, Error> {
         let (view, state) = (self.agent.view(), self.agent.state());
         let grant = state.grants().get(node).map(|grant| (**grant).clone());
+        if let (None, Some(found)) = (view.member(node), view.quarantined().get(node)) {
+            return Ok(self.quarantined(node, found, &state));
+        }
         let member = view.member(node).ok_or_else(|| {
             let message =
                 if grant.is_some() { "was invited and has never been seen" } else { "is not a node of this mesh" };
@@ -100,6 +107,49 @@ impl Admin {
         })
     }
 
+    /// What is known of one that contradicted itself.
+    fn quarantined(&self, node: &NodeId, found: &Quarantined, mesh: &history::State) -> api::MemberDetail {
+        let says = format!(
+            "quarantined: it signed two different records under number {} of this run; it counts again once it is invited anew \
+             (`skein invite {node} --replace`)",
+            found.sequence
+        );
+        let by = self.agent.node().clone();
+        let report =
+            api::Report { by, says, path: "by its own two signatures".to_owned(), since: rfc3339(found.since) };
+        api::MemberDetail {
+            generation: found.generation,
+            epoch: found.epoch,
+            started: None,
+            reports: vec![report],
+            services: Vec::new(),
+            grant: mesh.grants().get(node).map(|grant| (**grant).clone()),
+            member: self.row_without(node, found, mesh),
+        }
+    }
+
+    /// Of one that contradicted itself nothing that it says is known.
+    fn row_without(&self, node: &NodeId, found: &Quarantined, mesh: &history::State) -> api::Member {
+        let (address, locality, version) = Default::default();
+        api::Member {
+            name: node.clone(),
+            state: QUARANTINED.to_owned(),
+            address,
+            locality,
+            version,
+            since: rfc3339(found.since),
+            own: node == self.agent.node(),
+            enroller: is_enroller(mesh, node),
+            rtt_ms: None,
+            loss: None,
+            reaches: None,
+            unasked: false,
+            other_version: false,
+            policy: None,
+            connections: self.connections().get(node).copied().unwrap_or_default(),
+        }
+    }
+
     fn row(&self, member: &Member, mesh: &history::State, connections: api::NodeConnections) -> api::Member {
         api::Member {
             name: member.id.clone(),
@@ -109,7 +159,7 @@ impl Admin {
             version: member.version.clone(),
             since: rfc3339(member.since),
             own: member.id == *self.agent.node(),
-            enroller: mesh.grants().get(&member.id).is_some_and(|grant| grant.enroller && !grant.retired),
+            enroller: is_enroller(mesh, &member.id),
             rtt_ms: member.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
             loss: member.loss.map(|loss| (loss * 1e3).round() / 1e3),
             reaches: None,
@@ -170,6 +220,13 @@ impl Admin {
 fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
+
+fn is_enroller(mesh: &history::State, node: &NodeId) -> bool {
+    mesh.grants().get(node).is_some_and(|grant| grant.enroller && !grant.retired)
+}
+
+/// The word for those that are no members because they contradicted themselves.
+pub(super) const QUARANTINED: &str = "quarantined";
 
 /// A state's word in the contract.
 pub(super) fn word(state: MemberState) -> &'static str {

@@ -9,7 +9,10 @@ use certs::{ca::life, codec::Millis, id::NodeId};
 use membership::view::MemberState;
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::{Admin, api, members::word};
+use super::{
+    Admin, api,
+    members::{QUARANTINED, word},
+};
 use crate::{
     mesh::{
         Counters, Limit, MAX_DATA_CONNECTIONS,
@@ -203,7 +206,9 @@ fn members(admin: &Admin) -> Vec<Sample> {
     let view = admin.agent.view();
     let states = [MemberState::Alive, MemberState::Suspect, MemberState::Dead, MemberState::Left, MemberState::Evicted];
     let count = |state| view.members().values().filter(|member| member.state == state).count();
-    states.into_iter().map(|state| sample(vec![("state", word(state).to_owned())], count(state) as f64)).collect()
+    let row = |word: &str, count: usize| sample(vec![("state", word.to_owned())], count as f64);
+    let quarantined = row(QUARANTINED, view.quarantined().len());
+    states.into_iter().map(|state| row(word(state), count(state))).chain([quarantined]).collect()
 }
 
 fn problems(admin: &Admin) -> Vec<Sample> {

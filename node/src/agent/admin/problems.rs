@@ -83,7 +83,7 @@ pub const KNOWN: &[Known] = &[
     degraded(
         "dns_loop",
         "a resolver asks this node what this node asks it; it is left out",
-        "let it send only the mesh's names here (`skein dns setup --print`), or name others in `[dns] upstreams`",
+        "name the machine's own servers in `[dns] upstreams`, or let that resolver send only the mesh's names here (`skein dns setup --print`)",
     ),
     degraded(
         "dns_no_resolver",
@@ -187,6 +187,11 @@ pub const KNOWN: &[Known] = &[
         "let UDP and TCP to its mesh port through; or write an address by which it is reached into its `[mesh] advertise`, and restart it",
     ),
     degraded(
+        "node_quarantined",
+        "a node signed two different records under one number: nothing that it says counts, and nobody links with it",
+        "`skein invite NODE --replace` and join it anew, or `skein evict NODE`; see [troubleshooting](troubleshooting.md)",
+    ),
+    degraded(
         "not_granted",
         "a service of `skein.toml` is not granted to this node: it waits",
         "`skein grant NODE NS/NAME=SA`, as the hint writes it",
@@ -205,6 +210,11 @@ pub const KNOWN: &[Known] = &[
         "policy_stale",
         "less than half of the mesh was heard for 15 min: evictions and policy may have passed this node by",
         "is it cut off? `skein members --reach`, firewalls",
+    ),
+    critical(
+        "quarantined",
+        "other nodes ignore this one, for it signed two different records under one number: a snapshot of its machine was put back, or a copy of it runs",
+        "stop the copy; then join anew with a token of `skein invite NODE --replace`",
     ),
     critical(
         "refused",
@@ -269,7 +279,7 @@ pub const KNOWN: &[Known] = &[
     ),
     critical(
         "worker_stuck",
-        "a thread that carries requests does not turn: what it has hangs, the node is not ready, and its endpoints are unhealthy",
+        "a thread that carries requests or links does not turn: what it has hangs, the node is not ready, and its endpoints are unhealthy",
         "restart the node (systemd does so by itself after 30 s), and report it with the stacks of its threads",
     ),
 ];
@@ -290,7 +300,7 @@ mod tests {
 `skein status` and `skein status --mesh` name each problem by a code that never changes its meaning, in `problems[].code` with `-o json`, at the
 alerts `SkeinProblemCritical` and `SkeinProblemDegraded` ([prometheus.md](prometheus.md)) and on the Overview page. Beside each stands what is wrong there and then,
 and the command that mends it; this table, which a test compares with the program's own, says what the code means. Critical is what takes traffic or trust away
-now. Codes of documents are in [codes.md](codes.md), what `skein check` looks at is printed by `skein check --list`.
+now; what is called a warning here is `degraded` in JSON and in metrics. Codes of documents are in [codes.md](codes.md), what `skein check` looks at is printed by `skein check --list`.
 
 | code | severity | means | do |
 |---|---|---|---|

@@ -268,7 +268,7 @@ async fn ready(State(admin): State<Admin>) -> Response {
     let why = if admin.agent.draining() {
         "not ready: drained\n"
     } else if admin.agent.stuck_workers().is_some() {
-        "not ready: a data worker is stuck\n"
+        "not ready: a worker or the thread of links is stuck\n"
     } else {
         "not ready: identity, policy or listeners are missing\n"
     };

@@ -34,9 +34,11 @@ impl Admin {
         let state = &snapshot.state;
         let expected = expected(state);
         let open = |node: &&NodeId| !is_open_invite(state, &view, node, self.agent.now());
-        let awaited: Vec<_> = expected.iter().filter(open).cloned().collect();
+        let (out, awaited): (Vec<NodeId>, Vec<NodeId>) =
+            expected.iter().filter(open).cloned().partition(|node| view.quarantined().contains_key(node));
         let mut problems: Vec<_> = self.agent.troubles().into_iter().map(own).collect();
         problems.extend(missing(state, &view, &awaited));
+        problems.extend(quarantined(&out));
         problems.extend(crowded(expected.len()));
         problems.extend(long_chain(state.role_set_bytes));
         problems.extend(state.conflicts.iter().map(|one| conflict(state, one)));
@@ -156,7 +158,8 @@ fn expected(state: &State) -> Vec<NodeId> {
 /// Invited, and still has time to join.
 fn is_open_invite(state: &State, view: &View, node: &NodeId, now: Millis) -> bool {
     let expires = state.grants().get(node).and_then(|grant| grant.token_expires);
-    view.member(node).is_none() && expires.is_some_and(|expires| expires > now)
+    let never = view.member(node).is_none() && !view.quarantined().contains_key(node);
+    never && expires.is_some_and(|expires| expires > now)
 }
 
 fn enrollers(state: &State, view: &View) -> usize {
@@ -196,6 +199,19 @@ fn missing(state: &State, view: &View, expected: &[NodeId]) -> Option<Problem> {
         }
     };
     Some(problem("members_missing", message, &hint))
+}
+
+/// Nodes that contradicted themselves: nothing that they say counts, and nobody links with them.
+fn quarantined(nodes: &[NodeId]) -> Option<Problem> {
+    let first = nodes.first()?;
+    let names: Vec<_> = nodes.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = if nodes.len() > NAMED { ", ..." } else { "" };
+    let message = format!("ignored, for they signed two different truths: {}{more}", names.join(", "));
+    let hint = format!(
+        "was its machine put back to a snapshot, or does a copy of it run? `skein invite {first} --replace` lets it in anew, \
+         `skein evict {first}` takes it out for good"
+    );
+    Some(problem("node_quarantined", message, &hint))
 }
 
 /// Gossip carries one pool of nodes; who comes beyond it is refused.

@@ -1,6 +1,7 @@
 //! A push is durable before it is seen, refusals leave a line, and what a peer spoils stays fetchable.
 
 use certs::sign::SigningKey;
+use futures_util::FutureExt as _;
 use policy::{DocumentId, Kind, changeset::Changeset, history::signed};
 
 use super::*;
@@ -53,6 +54,22 @@ async fn what_was_pushed_is_there_after_a_restart_and_pushed_once() {
     drop(book);
     let again = mesh.book("a");
     assert!(again.state(NOW).await.grants().contains_key(&NodeId::new("web-1").unwrap()));
+}
+
+#[tokio::test]
+async fn what_is_folded_already_is_given_without_another_thread() {
+    let mesh = Mesh::new();
+    let book = mesh.book("a");
+    let first = book.state(NOW).await;
+    for now in [NOW, NOW + 2_000, NOW + 1_000] {
+        let again = book.state(now).now_or_never().expect("nothing is left to do");
+        assert!(Arc::ptr_eq(&again, &first));
+    }
+    book.push(mesh.grant("web-1", &mesh.operator, vec![]), "push", NOW).await.unwrap();
+    assert!(book.state(NOW).now_or_never().is_none(), "it is folded aside");
+    let second = book.state(NOW).await;
+    assert!(Arc::ptr_eq(&book.state(NOW).now_or_never().expect("known again"), &second));
+    assert!(second.grants().contains_key(&NodeId::new("web-1").unwrap()));
 }
 
 #[tokio::test]

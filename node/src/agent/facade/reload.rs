@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::{Agent, restart};
 use crate::{
     agent::{
@@ -17,6 +19,21 @@ impl Agent {
     /// # Errors
     /// `bad_config` if it is invalid or changes what needs a restart, by name: nothing has changed then.
     pub async fn reload(&self) -> Result<(), Error> {
+        let agent = self.clone();
+        self.whole(async move { agent.reload_now().await }).await
+    }
+
+    /// Does what must not be left half done, also if whoever asked for it goes away meanwhile.
+    pub(super) async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (tell, told) = oneshot::channel();
+        self.inner.sync.tasks.detach("configuration", async move { drop(tell.send(work.await)) });
+        told.await.map_err(internal)?
+    }
+
+    async fn reload_now(&self) -> Result<(), Error> {
         let _one = self.inner.reloading.lock().await;
         let before = self.config();
         let file = before.file.clone();

@@ -17,7 +17,12 @@ impl Agent {
     ///
     /// # Errors
     /// `bad_config`, `already_exists` for one of skein.toml, `not_granted` naming the command that grants it.
-    pub async fn service_add(&self, text: &str) -> Result<Service, Error> {
+    pub async fn service_add(&self, text: String) -> Result<Service, Error> {
+        let agent = self.clone();
+        self.whole(async move { agent.add(&text).await }).await
+    }
+
+    async fn add(&self, text: &str) -> Result<Service, Error> {
         let config = self.config();
         let service = config::service_from_toml(Path::new("service"), text)?;
         // Whoever may open the local socket does not thereby get private keys.
@@ -59,7 +64,12 @@ impl Agent {
     ///
     /// # Errors
     /// `not_found`; `bad_config` for one that stands in another file.
-    pub async fn service_remove(&self, name: &str) -> Result<(), Error> {
+    pub async fn service_remove(&self, name: String) -> Result<(), Error> {
+        let agent = self.clone();
+        self.whole(async move { agent.remove(&name).await }).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Error> {
         let config = self.config();
         let Some(service) = config.services.iter().find(|known| SpeakerName::of(known).to_string() == name) else {
             return Err(fail("not_found", format!("no service {name} here"), "`skein service list` shows them"));

@@ -97,11 +97,13 @@ struct Fold<'f> {
 
 impl Fold<'_> {
     fn service(&mut self, made: &Arc<EntryService>, services: &Services) -> Foreign {
-        let mut instances: BTreeMap<Key, Instance> = BTreeMap::new();
+        // An address counts once for each set of labels: subsets that lead to the same machine are clusters of their own.
+        let mut instances: BTreeMap<(Key, Arc<BTreeMap<String, String>>), Instance> = BTreeMap::new();
         for place in places(made) {
             for address in self.addresses(made, &place) {
                 if let Some(outside) = self.endpoint(made, place.written, address) {
-                    instances.insert(Key::clone(outside.stats.key()), Instance::Outside(Arc::new(outside)));
+                    let at = (Key::clone(outside.stats.key()), Arc::clone(&outside.labels));
+                    instances.insert(at, Instance::Outside(Arc::new(outside)));
                 }
             }
         }
@@ -109,7 +111,7 @@ impl Fold<'_> {
             let here = services.iter().filter(|service| service.name.namespace() == made.document.namespace);
             let selected = here.flat_map(|service| service.endpoints.iter());
             for endpoint in selected.filter(|endpoint| made.entry.selects(&endpoint.labels)) {
-                instances.insert(Key::clone(endpoint.stats.key()), Instance::from(endpoint));
+                instances.insert((Key::clone(endpoint.stats.key()), Arc::default()), Instance::from(endpoint));
             }
         }
         Foreign { service: made.clone(), instances: instances.into_values().collect() }

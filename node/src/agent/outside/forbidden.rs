@@ -1,14 +1,8 @@
 //! Addresses to which this node connects for nobody: what a name may not mean (attack cases R8, A107), and the node's own ports.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use crate::capture::MACHINE_SERVICES;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Metadata services of clouds that are not at link-local addresses: Amazon's by IPv6, Alibaba's, Azure's and Oracle's.
-const METADATA: [IpAddr; 4] = [
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-];
 /// IPv4 inside IPv6 by NAT64 (RFC 6052).
 const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
 /// The same by 6to4 (RFC 3056), where the IPv4 address follows.
@@ -72,7 +66,7 @@ pub(in crate::agent) fn is_localhost(name: &str) -> bool {
 pub(in crate::agent) fn refused_of(address: IpAddr, may_be_here: bool) -> Option<&'static str> {
     let address = embedded(address).unwrap_or_else(|| address.to_canonical());
     let what = match address {
-        address if METADATA.contains(&address) => "a cloud's metadata service",
+        address if MACHINE_SERVICES.contains(&address) => "a cloud's metadata service",
         IpAddr::V4(v4) if v4.is_loopback() => "this machine",
         IpAddr::V4(v4) if v4.octets()[0] == 0 => "no machine, or this one",
         IpAddr::V4(v4) if v4.is_link_local() => "a link-local address",

@@ -64,6 +64,22 @@ fn endpoints_have_ports_of_their_own() {
     assert!(troubles.is_empty() && found.has_outside());
 }
 
+/// Two names of one front end, from one answer of DNS to the next: the subset of neither may become empty.
+#[test]
+fn an_address_is_an_endpoint_for_each_set_of_labels() {
+    let endpoints = "{address: us.example, labels: {v: v1}, weight: 90}, {address: eu.example, labels: {v: v2}, weight: 10}, {address: ap.example, labels: {v: v2}}";
+    let documents = entry("a", &format!("{{hosts: [a.example], {PORTS}, resolution: DNS, endpoints: [{endpoints}]}}"));
+    let front: &[&str] = &["10.0.0.2"];
+    let answers = [("us.example", front), ("eu.example", front), ("ap.example", front)];
+    let (all, _) = folded(&documents, &Services::default(), &facts(&answers, &[]));
+    let found = of(&all, "a.example");
+    let outside = found.instances.iter().map(|instance| match instance {
+        Instance::Outside(one) => (one.labels["v"].as_str(), one.weight),
+        Instance::Mesh(_) => panic!("it has no node"),
+    });
+    assert_eq!(outside.collect::<Vec<_>>(), [("v1", 90), ("v2", 1)], "of equal ones the last");
+}
+
 #[test]
 fn a107_names_give_only_addresses_that_they_may_mean() {
     let documents = [

@@ -3,8 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use certs::{ca::requested_key, codec, id::NodeId, sign::Digest, verify::Peer};
-use policy::{changeset::ChangesetId, history::State};
+use certs::{
+    ca::requested_key,
+    codec::{self, Millis},
+    id::NodeId,
+    sign::Digest,
+    verify::Peer,
+};
+use policy::{
+    changeset::{Changeset, ChangesetId},
+    history::{History, State},
+};
 
 use super::{Sync, share::Shares};
 use crate::{
@@ -197,14 +206,13 @@ impl Sync {
     /// Where a changeset or approval stands here; nothing if it is not here, or is without the bodies that it should have.
     async fn standing(&self, id: &Digest) -> Option<Standing> {
         let (id, now) = (ChangesetId(*id), self.clock.now());
-        let held = self.book.look_through(move |history| {
-            let held = history.digest();
-            let Some(entry) = history.get(&id) else { return history.contains(&id).then_some((None, false, held)) };
-            let there = entry.whole || !history.wanted(now).contains(&id);
-            there.then(|| (Some(entry.changeset.clone()), history.proposal(&id, now).is_some(), held))
-        });
-        let (changeset, proposed, held) = held.await?;
-        if *self.state.applied.borrow() != Some(held) {
+        let found = self.book.look(|history| Held::of(history, &id, now)).await?;
+        // Which bodies should be here follows from the whole history.
+        if found.is_stub && self.book.look_through(move |history| history.wanted(now).contains(&id)).await {
+            return None;
+        }
+        let Held { changeset, proposed, digest, .. } = found;
+        if *self.state.applied.borrow() != Some(digest) {
             return Some(Standing::Durable);
         }
         // An approval has no documents: once folded it has done all it does.
@@ -219,6 +227,27 @@ impl Sync {
     /// This node.
     pub fn node(&self) -> &NodeId {
         self.identity.node()
+    }
+}
+
+/// What the set says of a changeset or approval, and the set's digest.
+struct Held {
+    /// None of an approval.
+    changeset: Option<Arc<Changeset>>,
+    is_stub: bool,
+    proposed: bool,
+    digest: Digest,
+}
+
+impl Held {
+    fn of(history: &History, id: &ChangesetId, now: Millis) -> Option<Self> {
+        let digest = history.digest();
+        let Some(entry) = history.get(id) else {
+            let approval = Self { changeset: None, is_stub: false, proposed: false, digest };
+            return history.contains(id).then_some(approval);
+        };
+        let proposed = history.is_proposal(id, now);
+        Some(Self { changeset: Some(entry.changeset.clone()), is_stub: !entry.whole, proposed, digest })
     }
 }
 

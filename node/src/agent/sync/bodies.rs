@@ -9,7 +9,7 @@ use std::{
 use certs::{grant::NodeGrant, id::NodeId, sign::Digest};
 use membership::view::MemberState;
 
-use super::{Freshness, Sync};
+use super::{Freshness, INTERVAL, Sync, audits::Audits};
 use crate::{agent::store::AuditHead, clock::monotonic, lock::lock};
 
 /// How often bodies are let go that were replaced long ago.
@@ -19,9 +19,11 @@ const GROWN: usize = 16 << 20;
 /// How often a missing body is asked for; of another peer each time.
 const ASK: Duration = Duration::from_secs(10);
 
-/// When both were last done.
+/// When each was last done.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
+    /// All of it, as far as it was due.
+    looked: Option<Instant>,
     forgotten: Option<Instant>,
     /// Bytes of bodies that were here then.
     held: usize,
@@ -31,8 +33,12 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    fn due(last: &mut Option<Instant>, every: Duration) -> bool {
-        let now = monotonic();
+    /// Whether it is time to look again; then that is now.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        Self::due(&mut self.looked, INTERVAL, now)
+    }
+
+    fn due(last: &mut Option<Instant>, every: Duration, now: Instant) -> bool {
         let due = last.is_none_or(|last| now.duration_since(last) >= every);
         if due {
             *last = Some(now);
@@ -66,27 +72,17 @@ impl Sync {
         self.freshness().stale(monotonic())
     }
 
-    /// Remembers how long each member's audit chain was: one that is written anew must still hold what was heard.
-    fn note_audits(&self) {
-        let view = self.world.view();
-        let mut audits = self.audits();
-        audits.retain(|node, _| view.member(node).is_some());
-        lock(&self.state.pace).keep(|node| view.member(node).is_some());
-        for member in view.members().values() {
-            let Some((count, digest)) = member.policy.as_ref().map(|policy| policy.audit) else { continue };
-            let longest = audits.entry(member.id.clone()).or_insert(AuditHead { count, digest });
-            if count > longest.count {
-                *longest = AuditHead { count, digest };
-            }
-        }
+    /// Remembers how long each member's audit chain was.
+    pub(super) fn note_audits(&self) {
+        self.audits().follow(&self.world.view());
     }
 
     /// The longest audit chain that each member was heard to have.
     pub fn audit_heads(&self) -> BTreeMap<NodeId, AuditHead> {
-        self.audits().clone()
+        self.audits().heads().clone()
     }
 
-    fn audits(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, AuditHead>> {
+    fn audits(&self) -> std::sync::MutexGuard<'_, Audits> {
         lock(&self.state.audits)
     }
 
@@ -94,12 +90,13 @@ impl Sync {
         lock(&self.state.freshness)
     }
 
-    /// Lets old bodies go, and asks a peer for those that should be here.
+    /// Notes who speaks, lets old bodies go, and asks a peer for those that should be here.
     pub(super) async fn keep_up(self: &Arc<Self>, upkeep: &mut Upkeep) {
         self.note_freshness().await;
-        self.note_audits();
+        let view = self.world.view();
+        lock(&self.state.pace).keep(|node| view.member(node).is_some());
         let is_grown = self.book.body_bytes().await > upkeep.held + GROWN;
-        if Upkeep::due(&mut upkeep.forgotten, if is_grown { Duration::ZERO } else { FORGET }) {
+        if Upkeep::due(&mut upkeep.forgotten, if is_grown { Duration::ZERO } else { FORGET }, monotonic()) {
             match self.book.forget(self.clock.now()).await {
                 Ok(0) => {}
                 Ok(count) => tracing::info!(
@@ -111,7 +108,7 @@ impl Sync {
             upkeep.held = self.book.body_bytes().await;
             self.book.sum_up_refusals(self.clock.now()).await;
         }
-        if !Upkeep::due(&mut upkeep.asked, ASK) {
+        if !Upkeep::due(&mut upkeep.asked, ASK, monotonic()) {
             return;
         }
         let now = self.clock.now();
@@ -129,5 +126,17 @@ impl Sync {
                 tracing::debug!(peer = %link.peer().node, "bodies could not be fetched: {error}");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_members_give_word_upkeep_has_its_own_pace() {
+        let (start, mut upkeep) = (monotonic(), Upkeep::default());
+        let words = (0..=10_000).map(|word| start + INTERVAL * word / 1_000);
+        assert_eq!(words.filter(|now| upkeep.is_due(*now)).count(), 11, "of 10,001 words in ten intervals");
     }
 }

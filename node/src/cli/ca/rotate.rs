@@ -166,7 +166,7 @@ impl Change {
             let id = outcome.result["changeset"].as_str().unwrap_or_default();
             let message = format!("the RoleSet {id} is a proposal: it is in effect once {missing} signed it");
             return Err(Error::new("threshold_missing", message)
-                .hint(format!("skein policy sign {id}; `skein ca rotate status` then says what is next")));
+                .hint(format!("skein policy sign {id}, by another operator or with --recovery; then `skein ca rotate status` says what is next, and an emergency's command is given again")));
         }
         let directory = &self.operator.directory;
         directory.keep_roots(&trust.roots, self.state.role_set.number + 1)?;

@@ -345,7 +345,7 @@ fn node(member: &Member) -> Row {
         id: member.name.to_string(),
         tone: match member.state.as_str() {
             "alive" => 0,
-            "dead" | "evicted" => 2,
+            "dead" | "evicted" | "quarantined" => 2,
             _ => 1,
         },
     }

@@ -45,7 +45,7 @@ impl World {
     fn judge(&self, packet: &[u8], carrier: Carrier) -> Verdict {
         let zone = Zone {
             node: &self.node,
-            namespace: "shop",
+            scope: "shop".into(),
             names: &self.names,
             services: &self.services,
             entries: &Entries::default(),

@@ -1,6 +1,7 @@
 //! What both carriers promise: one suite, run over QUIC and over TLS/TCP, between real nodes on loopback.
 
 mod data;
+mod leftovers;
 mod links;
 mod paths;
 mod reauthentication;

@@ -6,15 +6,17 @@ use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 
 use super::{
-    super::{Protocol, Transport},
+    super::{Protocol, Transport, peer::PeerLink},
     Caller, Node, PATIENCE, Trust,
     data::{Pair, pair},
     full, node_id, over_both,
     relay::{Relay, Udp},
+    until,
 };
 
 over_both! {
     on_connections_to_a_node_that_fell_silent_nothing_new_begins
+    of_two_links_with_a_node_the_one_that_is_heard_is_used
 }
 
 async fn on_connections_to_a_node_that_fell_silent_nothing_new_begins(transport: Transport) {
@@ -37,6 +39,27 @@ async fn on_connections_to_a_node_that_fell_silent_nothing_new_begins(transport:
     let (head, body) = request.into_parts();
     let response = under_way.send(&head, body).await.unwrap();
     assert_eq!(&response.into_body().collect().await.unwrap().to_bytes()[..], b"z", "what is under way goes on");
+}
+
+async fn of_two_links_with_a_node_the_one_that_is_heard_is_used(transport: Transport) {
+    let trust = Trust::new();
+    let a = Node::start(&trust, "a", &[], transport);
+    let b = Node::start(&trust, "b", &[], transport);
+    let relay = Relay::start(b.address(), Udp::Passed).await;
+    let mut ends = Vec::new();
+    for address in [relay.address, b.address()] {
+        let (dialled, accepted) = tokio::join!(a.peers.dial(Some(&b.id), address), b.peers.accept());
+        ends.push((dialled.unwrap(), accepted.unwrap()));
+    }
+    let [(silent, _silent_at_b), (heard, heard_at_b)] = &ends[..] else { unreachable!() };
+    let used = || [[silent, heard], [heard, silent]].map(|links| PeerLink::liveliest(links).map(PeerLink::remote));
+    relay.freeze();
+    until("of one nothing is heard", || silent.is_closed() || silent.silence() > heard.silence() + 1_000).await;
+    assert_eq!(used(), [Some(heard.remote()); 2]);
+    // What is closed is never used, however lately it was heard.
+    heard_at_b.close("enough");
+    until("closed", || heard.is_closed()).await;
+    assert!(used().iter().all(|remote| *remote != Some(heard.remote())));
 }
 
 #[tokio::test]

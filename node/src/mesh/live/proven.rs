@@ -8,11 +8,10 @@ use certs::{
     verify::Peer,
 };
 use rustls::pki_types::CertificateDer;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::{Entry, Guard, INBOUND, Live, Relaxed, Retirement, retire_at};
-use crate::mesh::{Mesh, dial::Target};
+use crate::mesh::{Mesh, ahead::Tls, dial::Target};
 
 /// From when on nothing new begins on a connection, what nobody uses is closed; the rest is proven anew so much later, milliseconds.
 const GRACE: Millis = 2_000;
@@ -52,7 +51,7 @@ impl Session {
     }
 
     /// `None` while the handshake lasts.
-    pub(in crate::mesh) fn of_tls(tls: &TlsStream<TcpStream>) -> Option<Session> {
+    pub(in crate::mesh) fn of_tls(tls: &Tls) -> Option<Session> {
         Session::of(|secret, side| {
             let exported = match tls {
                 TlsStream::Client(tls) => tls.get_ref().1.export_keying_material(secret, LABEL, Some(side)),
@@ -165,6 +164,13 @@ impl Guard {
 }
 
 impl Live {
+    /// Waits until a data connection stands that this node dialled: no other is ever due.
+    pub(in crate::mesh) async fn dialled(&self) {
+        while self.outbound() == 0 {
+            self.dialled.notified().await;
+        }
+    }
+
     /// What is due, not to be due again for a moment whatever comes of it.
     pub(in crate::mesh) fn due(&self, now: Millis) -> Vec<Round> {
         let mut rounds: HashMap<(Reach, NodeId, SpiffeId), Vec<Standing>> = HashMap::new();

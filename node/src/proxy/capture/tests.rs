@@ -1,6 +1,6 @@
 //! Which destinations are services, by address and by name.
 
-use super::*;
+use super::{found::service, *};
 use crate::{
     snapshot::{Endpoint, Names, Services, StatsTable},
     testing,

@@ -22,7 +22,7 @@ const SYSTEM: Millis = 60_000;
 /// Keeps what the data plane needs for TLS outside the mesh, until the node drains.
 pub async fn keep_tls(plane: Arc<DataPlane>, secrets: Secrets) {
     let originations = plane.shared.originations.clone();
-    let mut snapshots = plane.shared.current.subscribe();
+    let mut snapshots = plane.shared.current.spaced();
     let mut reloads = plane.shared.reloads.subscribe();
     let mut changes = secrets.changes();
     let mut draining = plane.shared.draining.subscribe();

@@ -11,6 +11,7 @@ pub(in crate::proxy) use tls::{Originations, Slot, Wish};
 
 use super::{
     gateway::{Clients, Known, MadeFor},
+    listen,
     tcp::Side,
 };
 use crate::mesh::PROBES;
@@ -132,8 +133,8 @@ impl Target {
                 return Ok(Stream::Within { known, stream });
             }
             let mut stream = TcpStream::connect(self.address).await?;
-            // Small messages must not wait for acknowledgements; a socket that refuses this still works, and so one without probes.
-            drop(stream.set_nodelay(true));
+            listen::tune(&stream);
+            // A socket without probes still works.
             drop(SockRef::from(&stream).set_tcp_keepalive(&probes(keepalive)));
             if let Some(proxied) = &self.proxied {
                 proxied.write(&mut stream).await?;

@@ -32,6 +32,16 @@ pub(super) struct Client {
     pub(super) server_name: Option<String>,
 }
 
+/// What of a connection depends on the door's servers.
+enum Came<'c> {
+    /// Nothing: it speaks no TLS.
+    Plain,
+    /// TLS ended here.
+    Met(&'c Met),
+    /// TLS is passed on by this name.
+    Unopened(Option<&'c str>),
+}
+
 /// Serves a connection to its end.
 pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side, client: Client) {
     let speaker = door.speaker.load_full();
@@ -62,7 +72,12 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
         let route = client.route(door, doors, &at).ok_or(Cause::NoRoute)?;
         Ok((route, door.port))
     };
-    let until = ended(context, door, (&who, original), client.met.as_ref(), &mut changes);
+    let came = match &client.met {
+        Some(met) => Came::Met(met),
+        None if client.server_name.is_some() => Came::Unopened(name),
+        None => Came::Plain,
+    };
+    let until = ended(context, door, (&who, original), came, &mut changes);
     let how = (client.ends, client.server_name.as_deref(), who.namespace());
     outbound::pass(context, &speaker, stream, how, route, until).await;
 }
@@ -100,7 +115,7 @@ async fn ended(
     context: &Context,
     door: &Door,
     (who, original): (&Who, Option<IpAddr>),
-    met: Option<&Met>,
+    came: Came<'_>,
     changes: &mut tokio::sync::watch::Receiver<u64>,
 ) -> End {
     loop {
@@ -109,7 +124,11 @@ async fn ended(
             return End::Stopped;
         }
         let is_barred = !who.is_of_mesh() && door.is_of_mesh(&snapshot);
-        let is_replaced = met.is_some_and(|met| door.is_replaced(&snapshot, met));
+        let is_replaced = match came {
+            Came::Plain => false,
+            Came::Met(met) => door.is_replaced(&snapshot, met),
+            Came::Unopened(name) => door.passes_no_more(&snapshot, name),
+        };
         if is_barred || is_replaced || !judged((who, original), door, &snapshot).allowed() {
             tracing::info!(client = %who.address, gateway = %who.service, "ended a connection that policy denies now");
             return End::Denied;

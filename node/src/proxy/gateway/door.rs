@@ -1,6 +1,6 @@
 //! An open port of a gateway, and a connection that came in there.
 
-use super::{forwarded, tls::Configured, within::Within};
+use super::{forwarded, forwarded::Address, tls::Configured, within::Within};
 use crate::{
     mesh::crowd::{Crowd, Place},
     proxy::{
@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header::LOCATION};
 use policy::{
     DocumentId,
     compile::{Behind, Compiled, Doors, Hosts, Listener, Serves, TlsServer, Workload},
+    hosts,
     kinds::{Bind, GatewayTopology, Limits},
     route::{self, Entered, Routed},
 };
@@ -26,7 +27,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -117,10 +118,20 @@ impl Door {
 
     /// True if the server that a client means by the name that it asks for passes TLS on.
     pub(super) fn passes_on(&self, snapshot: &Snapshot, name: Option<&str>) -> bool {
+        self.as_passed(snapshot, name).unwrap_or_default()
+    }
+
+    /// True if TLS that was passed on by this name would be met, or by nobody, if it came now. A port that the documents want no more closes,
+    /// and takes its time.
+    pub(super) fn passes_no_more(&self, snapshot: &Snapshot, name: Option<&str>) -> bool {
+        self.as_passed(snapshot, name).is_some_and(|passes| !passes)
+    }
+
+    /// Whether TLS is passed on by this name; `None` if the documents do not want the port.
+    fn as_passed(&self, snapshot: &Snapshot, name: Option<&str>) -> Option<bool> {
         let seen = self.look(snapshot);
-        let listener = seen.doors.listener(self.bind.as_ref(), self.port);
-        let server = listener.and_then(|listener| listener.tls_server(name));
-        server.is_some_and(|server| matches!(server.behind, Behind::Unopened(_)))
+        let server = seen.doors.listener(self.bind.as_ref(), self.port)?.tls_server(name);
+        Some(server.is_some_and(|server| matches!(server.behind, Behind::Unopened(_))))
     }
 
     /// True if only callers with an identity of the mesh are served here.
@@ -208,6 +219,8 @@ pub(in crate::proxy) struct Entrance {
     pub(super) sender: Option<Arc<Who>>,
     /// Who opened it, in the eyes of the gateway's speaker with this number.
     pub(super) client: ArcSwapOption<(u64, Arc<Who>)>,
+    /// Whence its first request came, as headers tell it.
+    address: OnceLock<Address>,
     /// The answer that is being made is the last.
     last: Notify,
 }
@@ -242,7 +255,7 @@ impl Met {
 impl Entrance {
     /// Of a connection, with TLS or without.
     pub(super) fn new(door: Arc<Door>, met: Option<Met>, peer: IpAddr, sender: Option<Arc<Who>>) -> Self {
-        Self { door, met, peer, sender, client: ArcSwapOption::empty(), last: Notify::new() }
+        Self { door, met, peer, sender, client: ArcSwapOption::empty(), address: OnceLock::new(), last: Notify::new() }
     }
 
     /// In whose name its requests go on.
@@ -291,7 +304,9 @@ impl Entrance {
     /// Says in a request's headers who sent it and how, in place of what the client said.
     pub(in crate::proxy) fn receive(&self, headers: &mut HeaderMap, remote: IpAddr, topology: &GatewayTopology) {
         let client = self.met.as_ref().and_then(|met| met.client.as_ref());
-        forwarded::receive(headers, (remote, self.met.is_some(), client), topology);
+        let mut told = |address: &Address| forwarded::receive(headers, (address, self.met.is_some(), client), topology);
+        let known = self.address.get_or_init(|| Address::new(remote));
+        if known.address == remote { told(known) } else { told(&Address::new(remote)) }
     }
 
     /// The client's address, as far as the proxies before the gateway are believed, of a request that was received.
@@ -310,16 +325,29 @@ impl Entrance {
     /// Nothing is there, or not on this connection any more.
     pub(in crate::proxy) fn enter(&self, snapshot: &Snapshot, request: &route::Request<'_>) -> Result<Way, Cause> {
         let seen = self.door.look(snapshot);
-        let hosts = self.hosts(&seen.doors).ok_or(Cause::Misdirected)?;
+        let listener = seen.doors.listener(self.door.bind.as_ref(), self.door.port).ok_or(Cause::Misdirected)?;
+        let hosts = self.hosts(listener).ok_or(Cause::Misdirected)?;
         match route::enter(hosts, request, self.door.port) {
+            Entered::Nothing => Err(Cause::NoRoute),
+            Entered::Route(_) | Entered::ToHttps if self.evades(listener, request.authority) => Err(Cause::Misdirected),
             Entered::Route(routed) => Ok(Way::Route(routed)),
             Entered::ToHttps => Ok(Way::Answer(Box::new(to_https(request)))),
-            Entered::Nothing => Err(Cause::NoRoute),
         }
     }
 
-    fn hosts<'d>(&self, doors: &'d Doors) -> Option<&'d Hosts> {
-        let listener = doors.listener(self.door.bind.as_ref(), self.door.port)?;
+    /// True if a request names a host whose own server asks for certificates that this connection was not asked for: TLS's name was that of a
+    /// server which has the host among its hosts, too. Its client may ask again by the host's own name.
+    fn evades(&self, listener: &Listener, authority: &str) -> bool {
+        let (Serves::Tls(servers), Some(met)) = (&listener.serves, &self.met) else { return false };
+        if servers.len() < 2 {
+            return false;
+        }
+        let (host, _) = hosts::split_authority(authority);
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        listener.tls_server(Some(&host)).is_some_and(|own| met.configured.asks_less_than(own))
+    }
+
+    fn hosts<'l>(&self, listener: &'l Listener) -> Option<&'l Hosts> {
         match (&listener.serves, &self.met) {
             (Serves::Plain(hosts), None) => Some(hosts),
             (Serves::Tls(_), Some(met)) => match &met.server(listener)?.behind {

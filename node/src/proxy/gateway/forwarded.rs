@@ -17,13 +17,26 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
+/// An address as headers tell it. Made once a connection: its text costs more than the rest of what is told.
+#[derive(Debug)]
+pub(super) struct Address {
+    pub(super) address: IpAddr,
+    text: HeaderValue,
+}
+
+impl Address {
+    pub(super) fn new(address: IpAddr) -> Self {
+        let text = HeaderValue::try_from(address.to_canonical().to_string());
+        Self { address, text: text.expect("an address has visible characters only") }
+    }
+}
+
 /// Rewrites the headers of a request that came over a connection from this address, by TLS or not, with this certificate.
 pub(super) fn receive(
     headers: &mut HeaderMap,
-    (remote, is_tls, cert): (IpAddr, bool, Option<&HeaderValue>),
+    (remote, is_tls, cert): (&Address, bool, Option<&HeaderValue>),
     topology: &GatewayTopology,
 ) {
-    let remote = remote.to_canonical();
     let client = client(headers, remote, topology.trusted_proxies);
     let removed: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name.as_str())).cloned().collect();
     for name in removed {
@@ -32,10 +45,8 @@ pub(super) fn receive(
     headers.remove(FORWARDED);
     tell_cert(headers, cert, topology.client_cert);
     tell_way(headers, is_tls, topology.trusted_proxies);
-    tell_address(headers, remote);
-    if let Ok(client) = HeaderValue::try_from(client.to_string()) {
-        headers.insert(EXTERNAL_ADDRESS, client);
-    }
+    tell_address(headers, &remote.text);
+    headers.insert(EXTERNAL_ADDRESS, client);
 }
 
 /// By what a request came, as [`receive`] has told it.
@@ -60,9 +71,9 @@ fn is_misspelt(name: &str) -> bool {
 }
 
 /// The address of the client: that of the connection, or behind so many proxies of one's own the one that the farthest of them saw.
-fn client(headers: &HeaderMap, remote: IpAddr, proxies: usize) -> IpAddr {
+fn client(headers: &HeaderMap, remote: &Address, proxies: usize) -> HeaderValue {
     let told = proxies.checked_sub(1).and_then(|back| address_from_end(headers.get_all(FOR).iter(), back));
-    told.unwrap_or(remote)
+    told.map_or_else(|| remote.text.clone(), |told| Address::new(told).text)
 }
 
 /// A proxy of one's own may have met TLS in the gateway's place.
@@ -114,13 +125,17 @@ fn quoted(text: &str) -> String {
 }
 
 /// Appends the address of the connection, as every proxy does.
-fn tell_address(headers: &mut HeaderMap, remote: IpAddr) {
+fn tell_address(headers: &mut HeaderMap, remote: &HeaderValue) {
+    if !headers.contains_key(FOR) {
+        headers.insert(FOR, remote.clone());
+        return;
+    }
     let mut line: Vec<u8> = Vec::new();
     for told in headers.get_all(FOR) {
         line.extend_from_slice(told.as_bytes());
         line.extend_from_slice(b", ");
     }
-    line.extend_from_slice(remote.to_string().as_bytes());
+    line.extend_from_slice(remote.as_bytes());
     if let Ok(line) = HeaderValue::from_bytes(&line) {
         headers.insert(FOR, line);
     }
@@ -144,7 +159,7 @@ mod tests {
             headers.append(*name, HeaderValue::from_bytes(value).unwrap());
         }
         let topology = GatewayTopology { trusted_proxies: proxies, ..GatewayTopology::default() };
-        receive(&mut headers, (REMOTE.into(), false, None), &topology);
+        receive(&mut headers, (&Address::new(REMOTE.into()), false, None), &topology);
         headers
     }
 
@@ -155,6 +170,21 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], "10.0.0.1, 10.0.0.2, 10.0.0.3, 192.0.2.9");
         assert_eq!(headers["x-envoy-external-address"], "192.0.2.9", "nobody is believed");
         assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
+    }
+
+    #[test]
+    fn an_address_is_told_by_one_text_in_its_own_family() {
+        let mapped = Address::new("::ffff:192.0.2.9".parse().unwrap());
+        let mut headers = HeaderMap::new();
+        receive(&mut headers, (&mapped, false, None), &GatewayTopology::default());
+        assert_eq!((&headers[FOR], &headers[EXTERNAL_ADDRESS]), (&mapped.text, &mapped.text));
+        assert_eq!(mapped.text, "192.0.2.9");
+        let six = Address::new("2001:db8::1".parse().unwrap());
+        receive(&mut headers, (&six, false, None), &GatewayTopology::default());
+        assert_eq!(
+            (&headers[FOR], &headers[EXTERNAL_ADDRESS]),
+            (&"192.0.2.9, 2001:db8::1".parse().unwrap(), &six.text)
+        );
     }
 
     #[test]
@@ -210,7 +240,7 @@ mod tests {
         let told = |cert: Option<&HeaderValue>, client_cert| {
             let mut headers = HeaderMap::from_iter([(CLIENT_CERT, HeaderValue::from_static("Hash=0"))]);
             let topology = GatewayTopology { client_cert, ..GatewayTopology::default() };
-            receive(&mut headers, (REMOTE.into(), true, cert), &topology);
+            receive(&mut headers, (&Address::new(REMOTE.into()), true, cert), &topology);
             assert_eq!(headers["x-forwarded-proto"], "https");
             headers.get(CLIENT_CERT).map(|value| value.to_str().unwrap().to_owned())
         };

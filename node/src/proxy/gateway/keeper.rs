@@ -75,7 +75,7 @@ struct Wanted {
 
 /// Keeps the doors of a data plane until the node drains. What came in goes on for `drain` when the documents want its port no more.
 pub async fn keep_doors(plane: Arc<DataPlane>, secrets: Secrets, drain: Duration) {
-    let mut snapshots = plane.shared.current.subscribe();
+    let mut snapshots = plane.shared.current.spaced();
     let mut reloads = plane.shared.reloads.subscribe();
     let mut changes = secrets.changes();
     let mut draining = plane.shared.draining.subscribe();

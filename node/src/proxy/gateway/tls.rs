@@ -84,6 +84,13 @@ impl Configured {
         self.requests == has_requests(server) && asked(&self.settings) == asked(&server.tls)
     }
 
+    /// True if the server asks clients for certificates that this one did not ask for.
+    pub(super) fn asks_less_than(&self, server: &TlsServer) -> bool {
+        // What is passed on is asked by whoever ends its TLS.
+        let wanted = asked(&server.tls).filter(|_| !server.tls.mode.is_passthrough());
+        wanted.is_some() && wanted != asked(&self.settings)
+    }
+
     /// True if whoever this one let in would be let in by the other.
     pub(super) fn admits_as(&self, other: &Self) -> bool {
         (asked(&self.settings), self.requests) == (asked(&other.settings), other.requests)
@@ -219,7 +226,7 @@ fn configure(tls: &ServerTls, material: &Material) -> Result<(ServerConfig, u64)
     let keys = material.pairs.iter().map(|pair| secrets::certified_key(&pair.cert, pair.key.pem()));
     let keys: Vec<Arc<CertifiedKey>> = keys.map(|key| key.map(Arc::new)).collect::<Result<_, _>>()?;
     let first = keys.first().and_then(|key| key.cert.first()).and_then(|der| Foreign::parse(der).ok());
-    let provider = Arc::new(provider(tls));
+    let provider = Arc::new(provider(&tls.cipher_suites));
     let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(clock::Clock))
         .with_protocol_versions(&versions(tls))
         .map_err(|error| error.to_string())?;
@@ -243,14 +250,16 @@ fn versions(tls: &ServerTls) -> Vec<&'static SupportedProtocolVersion> {
     wanted.map(|(_, version)| *version).collect()
 }
 
-/// Documents choose among the suites of TLS 1.2 only, as in Istio.
-fn provider(tls: &ServerTls) -> CryptoProvider {
+/// Documents choose among the suites of TLS 1.2 only, as in Istio. Of those of TLS 1.3 AES-128 comes first, as it does between nodes
+/// ([decision 117](../../../decisions/0117-aes-128-first-at-gateways.md)).
+fn provider(chosen: &[String]) -> CryptoProvider {
     let mut provider = default_provider();
-    if !tls.cipher_suites.is_empty() {
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    if !chosen.is_empty() {
         provider.cipher_suites.retain(|suite| match suite {
             SupportedCipherSuite::Tls13(_) => true,
             SupportedCipherSuite::Tls12(suite) => {
-                openssl_name(suite.common.suite).is_some_and(|name| tls.cipher_suites.iter().any(|own| own == name))
+                openssl_name(suite.common.suite).is_some_and(|name| chosen.iter().any(|own| own == name))
             }
         });
     }
@@ -364,5 +373,26 @@ impl ResolvesServerCert for Shown {
         let schemes = hello.signature_schemes();
         let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(schemes).is_some();
         self.0.iter().find(fits).or_else(|| self.0.first()).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_prefers_aes_128_and_speaks_all_else_that_it_spoke() {
+        let suites = |chosen: &[String]| -> Vec<CipherSuite> {
+            provider(chosen).cipher_suites.iter().map(SupportedCipherSuite::suite).collect()
+        };
+        let (all, known) = (suites(&[]), default_provider().cipher_suites);
+        assert_eq!(all[0], CipherSuite::TLS13_AES_128_GCM_SHA256);
+        assert!(all.len() == known.len() && known.iter().all(|suite| all.contains(&suite.suite())));
+        let of_12 =
+            |all: &[CipherSuite]| all.iter().copied().filter(|one| openssl_name(*one).is_some()).collect::<Vec<_>>();
+        let known: Vec<CipherSuite> = known.iter().map(SupportedCipherSuite::suite).collect();
+        assert_eq!(of_12(&all), of_12(&known), "the order of TLS 1.2 is what it was");
+        let some = suites(&["ECDHE-RSA-AES256-GCM-SHA384".to_owned()]);
+        assert_eq!((some[0], of_12(&some)), (all[0], vec![CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384]));
     }
 }

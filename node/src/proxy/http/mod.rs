@@ -10,6 +10,7 @@ mod grpc_messages;
 mod head;
 mod incoming;
 mod request_body;
+mod request_source;
 mod response_body;
 mod windowed;
 
@@ -26,5 +27,6 @@ pub(super) use head::{
 };
 pub(super) use incoming::Incoming;
 pub(super) use request_body::{Beginning, Completion, RequestBody, Upload};
+pub(super) use request_source::Progress;
 pub(super) use response_body::{BoxError, ResponseBody, Source, Ties};
 pub(super) use windowed::Windowed;

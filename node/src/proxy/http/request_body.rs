@@ -4,27 +4,22 @@ use super::{
     ReplayBudget,
     ahead::Ahead,
     body_copy::{BodyCopy, Copier, Copying},
-    budget::{MAX_PIECES, kept},
     grpc_messages::Messages,
-    head::{strip_claims, strip_trailers},
-    incoming::{Incoming, broken},
+    incoming::Incoming,
+    request_source::{Next, Progress, Source},
 };
 use crate::lock::lock;
 use crate::proxy::failure::Cause;
 use bytes::Bytes;
-use http::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 use std::{
     fmt,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
-use tokio::time::{Sleep, sleep};
 
-/// Most bytes of one request that are kept for a retry.
-const REPLAY_LIMIT: usize = 64 * 1024;
 /// Why a body ended before its end.
 #[derive(Debug)]
 pub(in crate::proxy) struct BodyError(pub(in crate::proxy) Cause);
@@ -47,26 +42,7 @@ impl Upload {
         if incoming.is_end_stream() {
             return Self(None);
         }
-        Self(Some(Arc::new(Mutex::new(Source {
-            hint: incoming.size_hint(),
-            incoming: Some(incoming),
-            frames: Vec::new(),
-            stored: 0,
-            received: 0,
-            messages: None,
-            keep,
-            replayable: true,
-            trailers: None,
-            attempt: 0,
-            failed: None,
-            patience,
-            idle: None,
-            active: true,
-            waiting: Vec::new(),
-            reader: None,
-            copiers: Vec::new(),
-            budget: budget.clone(),
-        }))))
+        Self(Some(Arc::new(Mutex::new(Source::new(Some(incoming), keep, budget, patience)))))
     }
 
     /// A body that is at hand as a copy of another.
@@ -76,27 +52,13 @@ impl Upload {
             return Self(None);
         }
         let length: usize = frames.iter().map(Bytes::len).sum();
-        Self(Some(Arc::new(Mutex::new(Source {
-            hint: if trailers.is_none() { SizeHint::with_exact(length as u64) } else { SizeHint::default() },
-            incoming: None,
-            frames,
-            stored: kept.hand_over(),
-            received: 0,
-            messages: None,
-            keep: false,
-            replayable: true,
-            trailers,
-            attempt: 0,
-            failed: None,
-            // Nobody is waited for.
-            patience: Duration::MAX,
-            idle: None,
-            active: true,
-            waiting: Vec::new(),
-            reader: None,
-            copiers: Vec::new(),
-            budget: budget.clone(),
-        }))))
+        // Nobody is waited for.
+        let mut source = Source::new(None, false, budget, Duration::MAX);
+        if trailers.is_none() {
+            source.hint = SizeHint::with_exact(length as u64);
+        }
+        (source.frames, source.stored, source.trailers) = (frames, kept.hand_over(), trailers);
+        Self(Some(Arc::new(Mutex::new(source))))
     }
 
     /// A copy of the body, made while an attempt sends it; none of more bytes than the limit. To be called before the first
@@ -160,17 +122,30 @@ impl Completion {
         self.0.as_ref().is_none_or(|source| lock(source).incoming.is_none())
     }
 
-    /// Ready once the caller has sent all of it.
-    pub(in crate::proxy) fn poll_complete(&self, context: &Context<'_>) -> Poll<()> {
-        let Some(source) = &self.0 else { return Poll::Ready(()) };
+    /// How far the caller is; the task hears of it once that has sent all.
+    pub(in crate::proxy) fn progress(&self, context: &Context<'_>) -> Progress {
+        let Some(source) = &self.0 else { return Progress::Complete };
         let mut source = lock(source);
-        if source.incoming.is_none() {
-            return Poll::Ready(());
-        }
-        if !source.waiting.iter().any(|waiting| waiting.will_wake(context.waker())) {
+        let progress = source.progress();
+        let is_known = || source.waiting.iter().any(|waiting| waiting.will_wake(context.waker()));
+        if progress != Progress::Complete && !is_known() {
             source.waiting.push(context.waker().clone());
         }
-        Poll::Pending
+        progress
+    }
+
+    /// True once nothing more is taken from the caller: all has come, or what has cannot be sent yet.
+    pub(in crate::proxy) fn rests(&self) -> bool {
+        self.0.as_ref().is_none_or(|source| lock(source).progress() != Progress::Sending)
+    }
+
+    /// Reads the body while there is no connection to send it on, as far as there is room for it. Never ready unless the body fails. Not to
+    /// be polled once an attempt's body is.
+    pub(in crate::proxy) async fn read_ahead(&self) -> Cause {
+        match &self.0 {
+            None => std::future::pending().await,
+            Some(source) => std::future::poll_fn(|context| lock(source).poll_ahead(context)).await,
+        }
     }
 
     /// The response has begun: from now on the caller may be silent for `patience`.
@@ -198,7 +173,7 @@ impl Completion {
     pub(in crate::proxy) fn cut(&self) {
         if let Some(source) = &self.0 {
             let mut source = lock(source);
-            if source.incoming.is_some() {
+            if !source.is_read() {
                 source.fail(Cause::Denied);
             }
         }
@@ -207,126 +182,6 @@ impl Completion {
     /// Why the caller's side of the body failed, if it did.
     pub(in crate::proxy) fn failure(&self) -> Option<Cause> {
         self.0.as_ref().and_then(|source| lock(source).failed)
-    }
-}
-
-#[derive(Debug)]
-struct Source {
-    /// `None` once it has ended.
-    incoming: Option<Incoming>,
-    hint: SizeHint,
-    frames: Vec<Bytes>,
-    stored: usize,
-    /// Bytes that the caller has sent.
-    received: u64,
-    messages: Option<Messages>,
-    /// Frames are added to `frames`.
-    keep: bool,
-    /// Nothing that was sent is missing in `frames`.
-    replayable: bool,
-    trailers: Option<HeaderMap>,
-    /// Number of the attempt that may read.
-    attempt: u32,
-    failed: Option<Cause>,
-    patience: Duration,
-    idle: Option<Pin<Box<Sleep>>>,
-    active: bool,
-    /// Wait for the end.
-    waiting: Vec<Waker>,
-    /// Who sends it, while that waits for the caller.
-    reader: Option<Waker>,
-    copiers: Vec<Copier>,
-    budget: ReplayBudget,
-}
-
-impl Source {
-    /// The next frame from the caller.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
-            if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(context.waker())) {
-                self.reader = Some(context.waker().clone());
-            }
-            return self.poll_idle(context);
-        };
-        self.active = true;
-        match frame {
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(self.took(frame)))),
-            Some(Err(error)) => Poll::Ready(Some(Err(self.fail(broken(&error))))),
-            None => {
-                self.end();
-                Poll::Ready(None)
-            }
-        }
-    }
-
-    fn took(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        let frame = match frame.into_data() {
-            Ok(data) => {
-                self.received += data.len() as u64;
-                self.messages.iter_mut().for_each(|messages| messages.pass(&data));
-                self.store(&data);
-                self.copiers.retain_mut(|copier| copier.take(&data));
-                Frame::data(data)
-            }
-            Err(frame) => {
-                let mut trailers = frame.into_trailers().unwrap_or_default();
-                strip_trailers(&mut trailers);
-                // What is said of a way belongs into heads.
-                strip_claims(&mut trailers);
-                self.copiers.iter_mut().for_each(|copier| copier.take_trailers(&trailers));
-                self.trailers = Some(trailers.clone());
-                Frame::trailers(trailers)
-            }
-        };
-        if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
-            self.end();
-        }
-        frame
-    }
-
-    fn store(&mut self, data: &Bytes) {
-        let fits = self.stored + data.len() <= REPLAY_LIMIT && self.frames.len() < MAX_PIECES;
-        if self.keep && self.replayable && fits && self.budget.take(data.len()) {
-            self.stored += data.len();
-            self.frames.push(kept(data));
-        } else {
-            self.replayable = false;
-            self.keep = false;
-        }
-    }
-
-    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        loop {
-            let patience = self.patience;
-            let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(patience)));
-            if idle.as_mut().poll(context).is_pending() {
-                return Poll::Pending;
-            }
-            if !std::mem::take(&mut self.active) {
-                return Poll::Ready(Some(Err(self.fail(Cause::RequestTimeout))));
-            }
-            self.idle = None;
-        }
-    }
-
-    fn fail(&mut self, cause: Cause) -> BodyError {
-        self.failed = Some(cause);
-        self.end();
-        BodyError(cause)
-    }
-
-    fn end(&mut self) {
-        self.incoming = None;
-        let whole = self.failed.is_none();
-        self.copiers.drain(..).filter(|_| whole).for_each(Copier::end);
-        self.waiting.drain(..).chain(self.reader.take()).for_each(Waker::wake);
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        self.budget.give(self.stored);
     }
 }
 
@@ -367,16 +222,17 @@ impl RequestBody {
 }
 
 impl Sending {
-    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         let mut source = lock(&self.source);
         if source.attempt != self.attempt {
             return Poll::Ready(Some(Err(BodyError(Cause::PerTryTimeout))));
         }
+        source.full = false;
         if let Some(data) = source.frames.get(self.next) {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
-        if source.incoming.is_none() {
+        if source.is_read() {
             let trailers = if self.ended { None } else { source.trailers.clone() };
             self.ended = true;
             return Poll::Ready(match source.failed {
@@ -402,7 +258,7 @@ impl Sending {
     /// True if the source has nothing more to send.
     fn is_over(&self) -> bool {
         let source = lock(&self.source);
-        source.incoming.is_none()
+        source.is_read()
             && source.failed.is_none()
             && self.next >= source.frames.len()
             && (self.ended || source.trailers.is_none())

@@ -14,6 +14,7 @@ use crate::{
     telemetry::Flags,
 };
 use bytes::Bytes;
+use http::{Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use std::{
     fmt,
@@ -150,6 +151,12 @@ impl ResponseBody {
             Self::Full(..) => Poll::Pending,
             Self::Relay(relay) => relay.poll_over(context),
         }
+    }
+
+    /// Ties the end of the request to that of an answer which is at hand, without its body where none may go out.
+    pub(in crate::proxy) fn tied(response: Response<Self>, is_head: bool, exchange: Exchange) -> Response<Self> {
+        let without = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        response.map(|body| if without { Self::full(Bytes::new()) } else { body }.with(exchange))
     }
 
     /// Ties the end of the request to the end of a body that is at hand.

@@ -9,6 +9,7 @@ use crate::{
         copy_head,
     },
     proxy::{
+        deadline::within,
         direct::{Stream as Direct, Target},
         failure::{Cause, Failure},
         http::{BoxError, Completion, ReplayBudget, RequestBody, Windowed, is_grpc},
@@ -152,7 +153,7 @@ impl Apps {
         Self(Arc::new(Shared { multiplexed: Multiplexed::new(tasks.clone()), tasks, budget, idle: Mutex::default() }))
     }
 
-    /// Sends a request to an application.
+    /// Sends a request to an application. Its answer may take so long once there is a connection and the caller has sent all.
     ///
     /// # Errors
     /// The cause tells how far the request had come.
@@ -163,13 +164,14 @@ impl Apps {
         head: &Parts,
         body: RequestBody,
         terms: &Terms,
+        limit: Option<Duration>,
     ) -> Result<Response<Box<AppBody>>, Failure> {
         let completion = body.completion();
         let again = if is_grpc(&head.headers) { &[] } else { terms.again };
         let response = match version {
-            Version::Http1 => self.send_http1(target, head, body, (terms, again)).await,
+            Version::Http1 => self.send_http1(target, head, body, (terms, again), (&completion, limit)).await,
             // Boxed, so that HTTP/1.1 needs no room for it.
-            Version::Http2 => Box::pin(self.send_http2(target, head, body, (terms, again))).await,
+            Version::Http2 => Box::pin(self.send_http2(target, head, body, (terms, again), (&completion, limit))).await,
         };
         let response = response.map_err(|failed| failed.told(&completion))?;
         if is_ambiguous(&response) {
@@ -187,13 +189,26 @@ impl Apps {
         head: &Parts,
         body: RequestBody,
         (terms, again): (&Terms, &[Duration]),
+        (sent, limit): (&Completion, Option<Duration>),
     ) -> Result<Response<Box<AppBody>>, Failed> {
         let (connection, mut past) = match self.checkout(target, terms) {
             Some(kept) => kept,
-            None => (Connection::new(Box::pin(connect(target, terms, again)).await?), Past::begin()),
+            None => {
+                let connecting = awaited(connect(target, terms, again), sent);
+                (Connection::new(Box::pin(connecting).await?), Past::begin())
+            }
         };
         past.requests = past.requests.saturating_add(1);
-        let response = connection.send(head, body, &self.0.tasks).await.map_err(Failed::Http1)?;
+        let tasks = &self.0.tasks;
+        let response = match limit {
+            None => connection.send(head, body, tasks).await,
+            // Boxed, so that the many without a limit need no room for it.
+            Some(_) => {
+                let answer = Box::pin(within(limit, sent, connection.send(head, body, tasks)));
+                answer.await.ok_or(Failed::Late)?
+            }
+        };
+        let response = response.map_err(Failed::Http1)?;
         let home = || Home { apps: self.clone(), target: target.clone(), past, terms: *terms };
         let home = target.is_shared().then(home);
         Ok(response.map(|incoming| AppBody::new(Incoming::Http1(incoming), home)))
@@ -217,20 +232,22 @@ impl Apps {
         head: &Parts,
         body: RequestBody,
         (terms, pauses): (&Terms, &[Duration]),
+        (sent, limit): (&Completion, Option<Duration>),
     ) -> Result<Response<Box<AppBody>>, Failed> {
         let mut request = Request::from_parts(copy_head(head), body);
         // A WebSocket.
         let protocol = head.extensions.get::<hyper::ext::Protocol>();
         let (began, mut again) = (clock::monotonic(), false);
         loop {
-            let (mut sender, stream, link) = self.0.multiplexed.stream(target, terms, pauses).await?;
+            let room = self.0.multiplexed.stream(target, terms, pauses);
+            let (mut sender, stream, link) = awaited(room, sent).await?;
             if let Some(protocol) = protocol {
                 if !link.takes_connect().await {
                     return Err(Failed::NoWebSocket);
                 }
                 request.extensions_mut().insert(protocol.clone());
             }
-            match sender.try_send_request(request).await {
+            match within(limit, sent, sender.try_send_request(request)).await.ok_or(Failed::Late)? {
                 Ok(mut response) if response.status() == StatusCode::OK && protocol.is_some() => {
                     // Its stream is the tunnel's.
                     upgrade::Held::attach(stream, &mut response);
@@ -295,6 +312,15 @@ pub(super) async fn connect(target: &Target, terms: &Terms, again: &[Duration]) 
     }
 }
 
+/// A connection, for which a request waits: its body is read ahead meanwhile.
+async fn awaited<T>(connection: impl Future<Output = Result<T, Failed>>, sent: &Completion) -> Result<T, Failed> {
+    tokio::select! {
+        biased;
+        connection = connection => connection,
+        cause = sent.read_ahead() => Err(Failed::Body(cause)),
+    }
+}
+
 /// A response whose length can be read in two ways (A22).
 fn is_ambiguous<B>(response: &Response<B>) -> bool {
     let lengths = response.headers().get_all(CONTENT_LENGTH).iter().count();
@@ -312,6 +338,10 @@ pub(super) enum Failed {
     Unsent,
     /// Its HTTP/2 has none.
     NoWebSocket,
+    /// The request came to no end before there was a connection.
+    Body(Cause),
+    /// The answer did not come in time.
+    Late,
     Http1(http1::Error),
     Http2(hyper::Error),
 }
@@ -322,9 +352,14 @@ impl Failed {
         match self {
             Self::Connect(error) => Failure::unconnected(&error),
             Self::Http1(http1::Error::Io(error)) => Failure { cause, transport: Some(error.to_string().into()) },
-            Self::Short | Self::Full | Self::Unsent | Self::NoWebSocket | Self::Http1(_) | Self::Http2(_) => {
-                cause.into()
-            }
+            Self::Short
+            | Self::Full
+            | Self::Unsent
+            | Self::NoWebSocket
+            | Self::Body(_)
+            | Self::Late
+            | Self::Http1(_)
+            | Self::Http2(_) => cause.into(),
         }
     }
 
@@ -334,6 +369,8 @@ impl Failed {
             Self::Full | Self::Short => Cause::Overflow,
             Self::Unsent => Cause::RefusedStream,
             Self::NoWebSocket => Cause::NoWebSocket,
+            Self::Body(cause) => *cause,
+            Self::Late => Cause::PerTryTimeout,
             Self::Http1(error) => request.failure().unwrap_or(match error {
                 http1::Error::Body(_) => Cause::BadRequest("request body broken off"),
                 http1::Error::Parse(_) => Cause::UpstreamProtocol,

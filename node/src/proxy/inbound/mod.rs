@@ -40,7 +40,6 @@ use super::{
     outcome, upgrade,
 };
 use crate::{clock, config, http1::copy_head, mesh, snapshot::Snapshot};
-use bytes::Bytes;
 use caller::Rules;
 use certs::id::Subject;
 use check::CHECK;
@@ -147,8 +146,7 @@ pub(super) async fn answer(
             told.mark(response.headers_mut());
             outcome::set(response.headers_mut(), cause);
             exchange.answered(response.status(), response.headers());
-            let body = |body| if is_head { ResponseBody::full(Bytes::new()) } else { body };
-            response.map(|full| body(full).with(exchange))
+            ResponseBody::tied(response, is_head, exchange)
         }
     }
 }
@@ -185,7 +183,7 @@ async fn forward(
         }
     };
     let version = port.pool.version(port.version, came);
-    to_http1(&mut parts, host.clone());
+    to_http1(&mut parts, &host);
     let asked = upgrade.clone();
     let user = token.as_ref().map(|verified| Arc::clone(&verified.token));
     let mut standing = Standing::new((context, changes), (&caller.who, original), (parts, host), token, came);
@@ -232,7 +230,7 @@ async fn forward(
         if is_gateway { Target::own_gateway(port.target, &context.clients) } else { Target::plain(port.target) };
     let mut response = tokio::select! {
         biased;
-        response = context.apps.send(&target, version, head, request_body, &port.pool.terms) => {
+        response = context.apps.send(&target, version, head, request_body, &port.pool.terms, None) => {
             response.map_err(|failure| exchange.failed_below(failure))?
         }
         () = standing.forbidden() => return Err(Cause::Denied.into()),

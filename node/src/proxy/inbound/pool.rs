@@ -84,7 +84,7 @@ impl Pool {
         };
         let held = match of_connections {
             None => None,
-            Some(limits) => Some(connection(circuit, &limits, false, given_up).await?),
+            Some(limits) => Some(connection(circuit, &limits, None, given_up).await?),
         };
         let mut room = Room::new(Arc::clone(circuit), held);
         if room.admit(limits) { Ok(Some(Flight::of_application(room))) } else { Err(Cause::Overflow) }
@@ -98,7 +98,7 @@ impl Pool {
     /// There is none.
     pub(super) fn connection(&self) -> Result<Option<Flight>, Cause> {
         let Some((limits, circuit)) = &self.limits else { return Ok(None) };
-        let held = circuit.pool.connection(limits, false).map_err(|_| Cause::Overflow)?;
+        let held = circuit.connection(limits, None).map_err(|_| Cause::Overflow)?;
         Ok(Some(Flight::of_application(Room::new(Arc::clone(circuit), Some(held)))))
     }
 }

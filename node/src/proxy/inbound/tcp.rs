@@ -15,6 +15,7 @@ use crate::{
         failure::Cause,
         flight::Flight,
         gateway::{Known, MadeFor},
+        listen,
         local::Local,
         tcp::{Account, Answer, End, Spans, relay},
     },
@@ -148,8 +149,7 @@ async fn connected(context: &Context, caller: &Caller, account: &mut Account) ->
     if !descriptors::leaves_room(&stream) {
         return Err((Cause::Overflow, None));
     }
-    // Small pieces must not wait for acknowledgements; a socket that refuses this still works.
-    drop(stream.set_nodelay(true));
+    listen::tune(&stream);
     Ok((stream, Held { _flight: flight, _known: known }))
 }
 

@@ -6,14 +6,14 @@ use super::{
     transport::{GONE, LATE, transport},
 };
 use crate::{
-    balance::{Held, Millis, PoolLimits, outlier::Outcome},
+    balance::{Millis, PoolLimits, outlier::Outcome},
     clock,
     http1::copy_head,
     mesh::{self, data::Call},
     proxy::{
         cluster::{Cluster, Member, Reach, Served},
         context::Context,
-        deadline::Deadline,
+        deadline::within,
         direct::Proxied,
         failure::{self, Cause, TransportReason},
         flight::{self, Flight, Room},
@@ -23,7 +23,7 @@ use crate::{
         reply::GRPC_STATUS,
         upgrade,
     },
-    snapshot::{Endpoint, Instance, Snapshot, Wanted},
+    snapshot::{Connection, Endpoint, Instance, Snapshot, Wanted},
 };
 use futures_util::poll;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER, request::Parts};
@@ -96,9 +96,8 @@ impl Way<'_> {
     async fn answer(&self, one: &mut Try<'_>, head: &Parts, body: RequestBody) -> Attempt {
         let member = &self.cluster.members[one.position];
         let stats = member.instance.stats();
-        let (others, active) = (stats.active(), stats.begin());
-        // The route's time begins with the end of the request's body, and nobody reads that before there is a connection.
-        let room = self.room(member, others, self.timed && one.sent.is_complete()).await?;
+        let active = stats.begin();
+        let room = self.room(member, one.sent).await?;
         let response = match &member.reach {
             Reach::Mesh(served) if served.endpoint.local => {
                 *one.with_endpoint = true;
@@ -133,7 +132,7 @@ impl Way<'_> {
                 inbound::to_http2(parts, host, if self.speaks_tls() { "https" } else { "http" })
             }
             mesh::Protocol::Http1 | mesh::Protocol::Tcp => {
-                inbound::to_http1(parts, host.clone());
+                inbound::to_http1(parts, host);
                 if let Some(upgrade) = upgrade {
                     upgrade::mark(&mut parts.headers, upgrade.clone());
                 }
@@ -191,20 +190,19 @@ impl Way<'_> {
         grpc.map_or(response.status().as_u16(), failure::grpc_to_http)
     }
 
-    /// Room within the cluster's limits, where it has any. `others` are under way at the endpoint; `timed`: the attempt has a time limit.
-    async fn room(&self, member: &Member, others: u32, timed: bool) -> Result<Option<Room>, Cause> {
+    /// Room within the cluster's limits, where it has any.
+    async fn room(&self, member: &Member, sent: &Completion) -> Result<Option<Room>, Cause> {
         let Some(limits) = &self.cluster.table.limits else { return Ok(None) };
         // One connection each endpoint gets whatever the limit says.
         let connection = match self.protocol {
             mesh::Protocol::Http2 => match limits.multiplexed() {
                 Some(streams) => {
-                    let first = others < limits.streams_per_connection;
-                    Some(Box::pin(self.connection(&streams, member, first, timed)).await?)
+                    Some(Box::pin(self.connection(&streams, member, limits.streams_per_connection, sent)).await?)
                 }
                 None => None,
             },
             mesh::Protocol::Http1 | mesh::Protocol::Tcp => {
-                Some(Box::pin(self.connection(limits, member, others == 0, timed)).await?)
+                Some(Box::pin(self.connection(limits, member, 1, sent)).await?)
             }
         };
         let mut room = Room::new(Arc::clone(&self.cluster.circuit), connection);
@@ -212,21 +210,33 @@ impl Way<'_> {
     }
 
     /// One of the connections that the cluster may have; waits for one as long as not too many wait, and as its request has time:
-    /// one without a time limit waits as long as a connection may take to open.
-    async fn connection(&self, limits: &PoolLimits, member: &Member, first: bool, timed: bool) -> Result<Held, Cause> {
+    /// one whose time does not run waits as long as a connection may take to open. The endpoint has `own` whatever the limit says.
+    async fn connection(
+        &self,
+        limits: &PoolLimits,
+        member: &Member,
+        own: u32,
+        sent: &Completion,
+    ) -> Result<Connection, Cause> {
+        let runs = || self.timed && sent.rests();
         let patience = async {
-            if timed {
+            if !runs() {
+                tokio::time::sleep(self.cluster.connect_timeout).await;
+            }
+            // It began meanwhile, perhaps.
+            if runs() {
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep(self.cluster.connect_timeout).await;
         };
         let given_up = async {
             tokio::select! {
                 () = lost(&member.instance) => Cause::ConnectFailure,
                 () = patience => Cause::Overflow,
+                cause = sent.read_ahead() => cause,
             }
         };
-        flight::connection(&self.cluster.circuit, limits, first, given_up).await
+        let endpoint = Some((member.instance.stats().key(), own));
+        flight::connection(&self.cluster.circuit, limits, endpoint, given_up).await
     }
 
     /// An endpoint on this node: in process, through the same door as any other caller's request.
@@ -311,6 +321,7 @@ impl Way<'_> {
                         *said = Some(LATE.into());
                         return Err(Cause::ConnectFailure);
                     }
+                    cause = sent.read_ahead() => return Err(cause),
                 }
             }
         };
@@ -368,20 +379,6 @@ fn boxed(body: RequestBody) -> mesh::lease::Body {
         return mesh::lease::Body::new(Empty::new().map_err(|never: Infallible| match never {}));
     }
     mesh::lease::Body::new(body.map_err(Into::into))
-}
-
-/// `None` if the time is over, which runs from the end of the caller's side on.
-pub(super) async fn within<T>(
-    limit: Option<Duration>,
-    sent: &Completion,
-    answer: impl Future<Output = T>,
-) -> Option<T> {
-    let Some(limit) = limit else { return Some(answer.await) };
-    tokio::select! {
-        biased;
-        answer = answer => Some(answer),
-        () = Deadline::new(limit, sent.clone()) => None,
-    }
 }
 
 /// Waits until an endpoint goes out; of one outside the mesh nobody says so.

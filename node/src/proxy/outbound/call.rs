@@ -89,7 +89,8 @@ async fn call(
     exchange.observe(observe::begin_own(&requests, &snapshot, &parts));
     let (head, incoming) = (forward::Head { parts, host }, Incoming::Own(body));
     let mut outgoing = forward::Outgoing { head, upgrade: None, incoming, user: None };
-    match forward::forward(&requests, &snapshot, &own.routed, &mut outgoing, &mut exchange).await {
+    let to = (own.routed.route.choose(|| context.random()), None);
+    match forward::forward(&requests, &snapshot, &own.routed, to, &mut outgoing, &mut exchange).await {
         Ok(answered) => {
             let idle = context.limits().stream_idle;
             Ok(answered.finish(exchange, is_head, idle, None).0)

@@ -111,7 +111,7 @@ fn asked(
     let (host, Some(port)) = hosts::split_authority(authority) else {
         return Err(Cause::BadRequest("CONNECT names a port"));
     };
-    let called = route::called(&snapshot.compiled, &*snapshot.services, &speaker.source, host);
+    let called = route::called(&snapshot.compiled, &*snapshot.services, &speaker.source, (host, Some(port)));
     let called = called.ok_or_else(|| speaker.unknown(snapshot))?;
     match speaker.protocol(snapshot, &called, port).ok_or(Cause::NoRoute)? {
         // What is meant as requests would pass by the rules for requests.

@@ -1,11 +1,13 @@
 //! Attempts: endpoint after endpoint until one answers, the conditions of retry are used up, or time is over.
 
 use super::{
-    Answered, RequestFacts, Requests,
+    Answered, Requests,
     affinity::Affinity,
     attempt::{Attempt, Try, Way},
     by_name::Brought,
-    grpc_timeout, mirror,
+    grpc_timeout,
+    marks::Marks,
+    mirror,
 };
 use crate::{
     balance::{Ask, Tried},
@@ -28,7 +30,7 @@ use policy::{
     authorize::Token,
     headers::Side,
     hosts::split_authority,
-    retry::Outcome,
+    retry::{Outcome, Retries},
     route::{Destination, Routed},
 };
 use std::{sync::Arc, time::Duration};
@@ -53,18 +55,16 @@ pub(super) async fn forward(
     requests: &Requests<'_>,
     snapshot: &Arc<Snapshot>,
     routed: &Routed,
+    (destination, marks): (Option<&Destination>, Option<&Marks<'_>>),
     outgoing: &mut Outgoing,
     exchange: &mut Exchange,
 ) -> Result<Answered, Cause> {
     let (context, route) = (requests.context, &routed.route);
-    let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
+    let destination = destination.ok_or(Cause::NoRoute)?;
     let Outgoing { head, upgrade, incoming, user: _ } = outgoing;
     let (incoming, came) = (std::mem::replace(incoming, Incoming::Own(None)), head.parts.version);
     let config = snapshot.compiled.config();
     let patience = body::patience(&config.limits, &head.parts.headers);
-    // What formatters of the response may ask about.
-    let asked = !route.response_headers.is_empty() || !destination.response_headers.is_empty();
-    let asked = asked.then(|| (head.parts.clone(), head.host.clone()));
     let before = rewrite(requests, routed, destination, head);
     let before = before.inspect_err(|_| requests.count_service(routed, exchange))?;
     let names = [requests.speaker.fixed_host(), head.host.to_str().ok().map(|host| split_authority(host).0)];
@@ -121,18 +121,16 @@ pub(super) async fn forward(
             for (name, value) in told.iter() {
                 answered.headers_mut().append(name.clone(), value.clone());
             }
+            let status = answered.status();
+            if let Some(marks) = marks {
+                marks.mark(requests, status, answered.headers_mut(), None);
+            }
             return Ok(answered);
         }
     };
-    if let Some((asked, host)) = asked {
-        let given = response.headers().clone();
-        let facts = RequestFacts {
-            response: Some((response.status(), &given)),
-            upstream: Some(attempts.way.address(&cluster.members[member], routed.port)),
-            ..requests.facts(routed, &asked, &host)
-        };
-        destination.response_headers.apply(Side::Response, response.headers_mut(), &facts);
-        route.response_headers.apply(Side::Response, response.headers_mut(), &facts);
+    if let Some(marks) = marks {
+        let upstream = attempts.way.address(&cluster.members[member], routed.port);
+        marks.mark(requests, response.status(), response.headers_mut(), Some(upstream));
     }
     affinity.mark(response.headers_mut());
     Ok(Answered::Endpoint(response, deadline, Some(flight)))
@@ -285,16 +283,13 @@ impl Attempts<'_> {
     }
 
     fn may_retry(&self, method: &Method, result: &Attempt) -> bool {
+        let retries = &self.routed.route.retries;
         let outcome = match result {
-            Ok((response, _)) => answer(response),
-            Err(cause) => match cause.outcome() {
-                Some(outcome) => outcome,
-                None => return false,
-            },
+            _ if retries.attempts == 0 => None,
+            Ok((response, _)) => answer(response, retries),
+            Err(cause) => cause.outcome(),
         };
-        self.routed.route.retries.attempts > 0
-            && self.routed.route.retries.retriable(method, outcome)
-            && self.upload.is_replayable()
+        outcome.is_some_and(|outcome| retries.retriable(method, outcome)) && self.upload.is_replayable()
     }
 
     fn passed_on(
@@ -326,13 +321,14 @@ impl Attempts<'_> {
     }
 }
 
-/// What an endpoint's answer means for retries.
-fn answer(response: &Response<body::Source>) -> Outcome {
-    let headers = response.headers();
-    Outcome::Answer {
-        status: response.status().as_u16(),
-        grpc: headers.get(GRPC_STATUS).and_then(|status| status.to_str().ok()?.parse().ok()),
+/// What an endpoint's answer means for retries; nothing if none is tried that is like it.
+fn answer(response: &Response<body::Source>, retries: &Retries) -> Option<Outcome> {
+    let (headers, status) = (response.headers(), response.status().as_u16());
+    let grpc = headers.get(GRPC_STATUS).and_then(|status| status.to_str().ok()?.parse().ok());
+    retries.concerns(status, grpc).then(|| Outcome::Answer {
+        status,
+        grpc,
         rate_limited: headers.contains_key(RATE_LIMITED),
         overloaded: headers.contains_key(OVERLOADED),
-    }
+    })
 }

@@ -1,7 +1,7 @@
 //! Answers that routes give by themselves.
 
 use super::{Answered, Requests, facts::RequestFacts, forward};
-use crate::proxy::{exchange::Exchange, http::ResponseBody, reply};
+use crate::proxy::{exchange::Exchange, failure::grpc_status, http::ResponseBody, reply};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::LOCATION};
 use policy::{
@@ -9,6 +9,9 @@ use policy::{
     kinds::{DirectResponse, Redirect},
     route::Routed,
 };
+
+/// The gRPC status of what none fits.
+const UNKNOWN: u8 = 2;
 
 impl Requests<'_> {
     pub(super) fn redirect(
@@ -32,11 +35,14 @@ impl Requests<'_> {
         &self,
         routed: &Routed,
         request: &forward::Outgoing,
-        mut response: Response<ResponseBody>,
+        (mut response, text): (Response<ResponseBody>, &[u8]),
         exchange: &mut Exchange,
     ) -> Answered {
         self.count_service(routed, exchange);
         exchange.details("direct_response");
+        if exchange.is_grpc() {
+            response = for_grpc(response, text);
+        }
         if !routed.route.response_headers.is_empty() {
             let given = response.headers().clone();
             let facts = self.facts(routed, &request.head.parts, &request.head.host);
@@ -45,6 +51,18 @@ impl Requests<'_> {
         }
         Answered::Here(Box::new(response))
     }
+}
+
+/// As a gRPC caller reads it: the status among the headers, and the text as its message.
+fn for_grpc(response: Response<ResponseBody>, text: &[u8]) -> Response<ResponseBody> {
+    let status = match response.status() {
+        // Without a message no call has succeeded.
+        StatusCode::OK => UNKNOWN,
+        status => grpc_status(status),
+    };
+    let mut answer = reply::grpc_error(status, &String::from_utf8_lossy(text));
+    answer.headers_mut().extend(response.headers().get(LOCATION).cloned().map(|location| (LOCATION, location)));
+    answer
 }
 
 pub(super) fn respond(direct: &DirectResponse) -> Response<ResponseBody> {

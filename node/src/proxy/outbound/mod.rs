@@ -11,6 +11,7 @@ mod foreign;
 mod forward;
 mod grpc_timeout;
 mod local;
+mod marks;
 mod mirror;
 mod observe;
 mod outside;
@@ -35,12 +36,12 @@ use super::{
 };
 use crate::{clock, snapshot::Snapshot, telemetry::Flags};
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use certs::codec::Millis;
 use cors::Verdict;
 use facts::RequestFacts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request::Parts};
 use hyper::body::Body as _;
+use marks::Marks;
 use policy::{
     kinds::{Abort, Fault},
     route::{self, Action, Routed},
@@ -255,6 +256,13 @@ impl Answered {
         }
     }
 
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Here(response) => response.status(),
+            Self::Endpoint(response, _, _) => response.status(),
+        }
+    }
+
     fn judged_by(&self, extended: &upgrade::Extended) -> Result<(), Cause> {
         match self {
             Self::Here(response) => extended.judge(response.status(), response.headers()),
@@ -274,8 +282,7 @@ impl Answered {
         match self {
             Self::Here(response) => {
                 exchange.answered(response.status(), response.headers());
-                let body = |body| if is_head { ResponseBody::full(Bytes::new()) } else { body };
-                (response.map(|full| body(full).with(exchange)), None)
+                (ResponseBody::tied(*response, is_head, exchange), None)
             }
             Self::Endpoint(response, deadline, flight) => {
                 exchange.answered(response.status(), response.headers());
@@ -376,16 +383,34 @@ impl Requests<'_> {
             }
         };
         exchange.takes(&routed.name());
-        if let (Action::Forward(_), Some(fault)) = (&routed.route.action, &routed.route.fault) {
+        let destination = routed.route.choose(|| self.context.random());
+        let forwards = matches!(routed.route.action, Action::Forward(_));
+        let marks = if forwards { Marks::of(&routed, destination, &request.head) } else { None };
+        if let Some(fault) = routed.route.fault.as_ref().filter(|_| forwards) {
             self.count_service(&routed, exchange);
-            self.inject(fault, exchange).await?;
+            if let Err(cause) = self.inject(fault, exchange).await {
+                return self.failed_there(cause, marks.as_deref(), exchange);
+            }
         }
         let verdict = cors::judge(&routed.route, &request.head.parts);
         if let Verdict::Preflight(response) = verdict {
             self.count_service(&routed, exchange);
             return Ok(Answered::Here(response));
         }
-        let answered = self.act(snapshot, &routed, request, exchange).await;
+        let answered = match &routed.route.action {
+            Action::Forward(_) => {
+                let to = (destination, marks.as_deref());
+                let forwarded = forward::forward(self, snapshot, &routed, to, request, exchange).await;
+                forwarded.or_else(|cause| self.failed_there(cause, marks.as_deref(), exchange))
+            }
+            Action::Redirect(redirect) => {
+                let response = self.redirect(&routed, redirect, &request.head);
+                Ok(self.local(&routed, request, (response, &[]), exchange))
+            }
+            Action::Direct(direct) => {
+                Ok(self.local(&routed, request, (local::respond(direct), &direct.body), exchange))
+            }
+        };
         match verdict {
             Verdict::Allowed(policy, origin) => {
                 let mut answered = answered.unwrap_or_else(|cause| self.failed(cause, exchange));
@@ -393,23 +418,6 @@ impl Requests<'_> {
                 Ok(answered)
             }
             Verdict::Silent | Verdict::Preflight(_) => answered,
-        }
-    }
-
-    async fn act(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        routed: &Routed,
-        request: &mut forward::Outgoing,
-        exchange: &mut Exchange,
-    ) -> Result<Answered, Cause> {
-        match &routed.route.action {
-            Action::Forward(_) => forward::forward(self, snapshot, routed, request, exchange).await,
-            Action::Redirect(redirect) => {
-                let response = self.redirect(routed, redirect, &request.head);
-                Ok(self.local(routed, request, response, exchange))
-            }
-            Action::Direct(direct) => Ok(self.local(routed, request, local::respond(direct), exchange)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Attempts at endpoints that no node serves: this node connects to them by itself, in clear or by TLS as a DestinationRule says.
 
-use super::attempt::{Try, Way, within};
+use super::attempt::{Try, Way};
 use crate::{
     descriptors, mesh,
     proxy::{
@@ -50,9 +50,8 @@ impl Way<'_> {
         let target = self.target(outward, address, self.named(outward, host)).await;
         let target = target.map_err(|failure| failure.told(one.transport))?;
         *one.with_endpoint = true;
-        let answer = self.context.apps.send(&target, version, head, request, &outward.terms);
-        let answer = within(one.limit, one.sent, answer).await.ok_or(Cause::PerTryTimeout)?;
-        let mut response = answer.map_err(|failure| {
+        let answer = self.context.apps.send(&target, version, head, request, &outward.terms, one.limit);
+        let mut response = answer.await.map_err(|failure| {
             self.avoid(address, failure.cause);
             failure.told(one.transport)
         })?;

@@ -43,7 +43,7 @@ pub(super) async fn pass(
     exchange.uploads(sent.clone());
     to_http2(parts, host, "http")?;
     let terms = Terms::of(&ClusterPolicy::default(), config);
-    let answer = context.apps.send(&Target::plain(original), Version::Http2, parts, body, &terms).await;
+    let answer = context.apps.send(&Target::plain(original), Version::Http2, parts, body, &terms, None).await;
     let mut response = answer.map_err(|failure| exchange.failed_below(failure))?;
     sent.answered(config.limits.stream_idle);
     body::strip_hop_by_hop(response.headers_mut());

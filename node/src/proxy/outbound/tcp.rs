@@ -153,7 +153,7 @@ pub(in crate::proxy) async fn lead(
     (brought, ends): (Brought<'_>, Ends),
     account: &mut Account,
 ) -> Result<Led, Cause> {
-    let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
+    let destination = route.choose(|| context.random()).ok_or(Cause::NoRoute)?;
     let (port, placed) = (brought.port, context.place(snapshot, speaker, destination, brought).await?);
     let mut tried = Tried::default();
     let mut attempt = 1;
@@ -209,7 +209,7 @@ async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Failur
     let active = instance.stats().begin();
     let room = match &cluster.table.limits {
         Some(limits) => {
-            let connection = cluster.circuit.pool.connection(limits, false).map_err(|_| Cause::Overflow)?;
+            let connection = cluster.circuit.connection(limits, None).map_err(|_| Cause::Overflow)?;
             Some(Room::new(Arc::clone(&cluster.circuit), Some(connection)))
         }
         None => None,

@@ -6,7 +6,9 @@
 //! among the bytes that a node holds; while there is no room for one, less is read at once.
 
 use super::Account;
-use crate::{clock, http1::Upgraded, mesh::stream::VirtualStream, proxy::http::ReplayBudget, telemetry::Flags};
+use crate::{
+    clock, http1::Upgraded, mesh, mesh::stream::VirtualStream, proxy::http::ReplayBudget, spare, telemetry::Flags,
+};
 use futures_util::future::BoxFuture;
 use std::{
     cell::RefCell,
@@ -22,8 +24,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-/// Bytes that are read at once.
-const BUFFER: usize = 64 << 10;
+/// Bytes that are read at once, and as many written: one chunk of a tunnel, without a small one behind it.
+const BUFFER: usize = mesh::FULL_CHUNK;
 /// The same while the node holds as much as it may.
 const LEAST: usize = 4 << 10;
 /// Reads of one direction after which other connections get their turn.
@@ -290,7 +292,7 @@ impl<'b> Direction<'b> {
 
     /// Nothing is left that it would be for.
     fn let_go(&mut self) {
-        self.buffer = Vec::new();
+        spare::give(std::mem::take(&mut self.buffer));
         self.budget.give(std::mem::take(&mut self.held));
     }
 
@@ -371,7 +373,7 @@ impl<'b> Direction<'b> {
             if taken < length {
                 // The little that finds no room is held all the same.
                 self.held = if self.budget.take(room) { room } else { 0 };
-                self.buffer = vec![0; room];
+                self.buffer = spare::take(room);
                 self.buffer[taken..length].copy_from_slice(&shared[taken..length]);
                 self.start = taken;
             }

@@ -2,7 +2,7 @@
 
 use super::{
     backend::{Arrived, Backend, ok},
-    client::{Answer, Client, get},
+    client::{Answer, Client, get, with},
     http2,
     world::{Entry, World, mesh_config, traffic_policy},
 };
@@ -167,6 +167,55 @@ fn an_endpoint_without_a_connection_is_reached_past_the_limit() {
     until(|| one.arrived().len() + two.arrived().len() == 2);
     gate.open();
     assert!(both.into_iter().all(|thread| thread.join().unwrap().status == 200));
+}
+
+#[test]
+fn an_endpoint_past_the_limit_serves_one_after_the_other_whoever_else_waits() {
+    // Requests stay where their user leads; those for `/long` wait there.
+    let gates = [Arc::<Gate>::default(), Arc::default()];
+    let backends = gates.each_ref().map(|gate| {
+        let waits = Arc::clone(gate);
+        Backend::scripted(move |arrived: &Arrived| {
+            if arrived.line().contains("/long") {
+                waits.pass();
+            }
+            ok("done")
+        })
+    });
+    let [one, two] = &backends;
+    let mut world = World::new(3, vec![Entry::new(1, "reviews", "v1", one), Entry::new(2, "reviews", "v2", two)]);
+    world.push(&traffic_policy(
+        "{connectionPool: {tcp: {maxConnections: 1, connectTimeout: 60s}}, loadBalancer: {consistentHash: {httpHeaderName: x-user}}}",
+    ));
+    let outbound = world.nodes[0].outbound;
+    let ask = move |path: &'static str, user: usize| {
+        std::thread::spawn(move || with(outbound, "reviews", path, &format!("x-user: {user}\r\n")).status)
+    };
+    let users = backends.each_ref().map(|backend| {
+        let leads_there = |user: &usize| {
+            let before = backend.arrived().len();
+            assert_eq!(ask("/", *user).join().unwrap(), 200);
+            backend.arrived().len() > before
+        };
+        (0..1_000).find(leads_there).expect("each has users")
+    });
+    let waiting = |count: u32| until(|| count_of(&world, Resource::Pending) == count);
+    let mut at_one = vec![ask("/long", users[0])];
+    until(|| one.last().line().contains("/long"));
+    let first = ask("/long", users[1]);
+    until(|| two.last().line().contains("/long"));
+    // Its word shall not be the only one that is heard.
+    at_one.push(ask("/", users[0]));
+    waiting(1);
+    let behind: Vec<_> = (0..2).map(|_| ask("/", users[1])).collect();
+    waiting(3);
+    gates[1].open();
+    assert_eq!(first.join().unwrap(), 200);
+    assert!(behind.into_iter().all(|asked| asked.join().unwrap() == 200));
+    assert_eq!(ask("/", users[1]).join().unwrap(), 200, "and a newcomer");
+    assert!(at_one.iter().all(|asked| !asked.is_finished()));
+    gates[0].open();
+    assert!(at_one.into_iter().all(|asked| asked.join().unwrap() == 200));
 }
 
 #[test]

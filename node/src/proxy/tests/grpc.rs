@@ -177,9 +177,11 @@ fn our_own_failures_come_in_grpcs_form() {
         assert_eq!(told("nobody", "/").await, pair("12", ""), "no route");
         world.push("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny}\nspec: {action: DENY, rules: [{to: [{operation: {paths: [/no]}}]}]}\n");
         assert_eq!(told("reviews", "/no").await, pair("7", "RBAC: access denied"));
-        world.push("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r}\nspec: {hosts: [reviews], http: [{match: [{uri: {exact: /gone}}], route: [{destination: {host: reviews, subset: none}}]}, {match: [{uri: {exact: /fault}}], fault: {abort: {grpcStatus: NOT_FOUND, percentage: {value: 100}}}, route: [{destination: {host: reviews}}]}, {timeout: 200ms, route: [{destination: {host: reviews}}]}]}\n");
+        world.push("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r}\nspec: {hosts: [reviews], http: [{match: [{uri: {exact: /gone}}], route: [{destination: {host: reviews, subset: none}}]}, {match: [{uri: {exact: /later}}], directResponse: {status: 503, body: {string: until 18:00}}}, {match: [{uri: {exact: /away}}], redirect: {uri: /there}}, {match: [{uri: {exact: /fault}}], fault: {abort: {grpcStatus: NOT_FOUND, percentage: {value: 100}}}, route: [{destination: {host: reviews}}]}, {timeout: 200ms, route: [{destination: {host: reviews}}]}]}\n");
         assert_eq!(told("reviews", "/gone").await.0, "14", "no such subset");
         assert_eq!(told("reviews", "/fault").await, pair("5", "fault filter abort"));
+        assert_eq!(told("reviews", "/later").await, pair("14", "until 18:00"));
+        assert_eq!(told("reviews", "/away").await, pair("2", ""));
         assert_eq!(told("reviews", "/never").await, pair("14", "upstream request timeout"));
         world.register(|entries| entries[0].healthy = false);
         assert_eq!(told("reviews", "/echo").await, pair("14", "no healthy upstream"));

@@ -7,16 +7,19 @@ use super::{
     http2::{connect, runtime},
     world::{Entry, World, mesh_config, traffic_policy},
 };
-use crate::{balance::Resource, tasks::Tasks};
+use crate::{balance::Resource, config::Protocol, mesh::Transport, tasks::Tasks};
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{Mutex, mpsc},
     time::Duration,
 };
 
 /// More than twice the pause that a request's body may make: the limit may last twice as long.
 const QUIET: Duration = Duration::from_millis(700);
+/// Bytes of a body that is longer than what is kept of one.
+const LONG: usize = 100 * 1024;
 const IDLE: &str = "{limits: {requestBodyIdle: 200ms}}";
 
 /// A VirtualService for `reviews` with these `http` rules.
@@ -37,6 +40,12 @@ fn held() -> (Backend, mpsc::SyncSender<()>) {
         ok("v1")
     });
     (backend, open)
+}
+
+/// The status of a request with a body of this length; 0 if it is not answered.
+fn post(outbound: SocketAddr, path: &str, length: usize) -> u16 {
+    let head = format!("POST {path} HTTP/1.1\r\nHost: reviews\r\nContent-Length: {length}\r\n\r\n");
+    Client::connect(outbound).ask(head + &"a".repeat(length)).map_or(0, |answer| answer.status)
 }
 
 fn until(done: impl Fn() -> bool) {
@@ -137,6 +146,8 @@ fn waiting_for_room_is_no_part_of_an_attempt_and_nobodys_fault() {
     let long = std::thread::spawn(move || get(outbound, "reviews", "/long").status);
     until(|| backend.arrived().len() == 1);
     assert_eq!(get(outbound, "reviews", "/short").status, 504);
+    assert_eq!(post(outbound, "/short", 5), 504, "its body has come to its end");
+    assert_eq!(post(outbound, "/short", LONG), 504, "no more of it can be taken");
     assert!(world.circuits[0].ejected().is_empty(), "the endpoint has done nothing");
     let tried = std::thread::spawn(move || get(outbound, "reviews", "/try").status);
     until(|| count_of(&world, Resource::Pending) == 1);
@@ -144,4 +155,71 @@ fn waiting_for_room_is_no_part_of_an_attempt_and_nobodys_fault() {
     drop(open);
     assert_eq!((long.join().unwrap(), tried.join().unwrap()), (200, 200));
     assert!(world.circuits[0].ejected().is_empty());
+}
+
+#[test]
+fn a_requests_time_runs_while_there_is_no_connection_for_it() {
+    // Takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = Backend::named("v1");
+    let entry = Entry { address: silent.local_addr().ok(), ..Entry::new(1, "reviews", "v1", &backend) };
+    let mut world = World::over(Transport::Tcp, 2, vec![entry]);
+    world.push(&traffic_policy("{connectionPool: {tcp: {connectTimeout: 60s}}}"));
+    world.push(&routes("{timeout: 300ms, route: [{destination: {host: reviews}}]}"));
+    for length in [0, 5, LONG] {
+        assert_eq!(post(world.nodes[0].outbound, "/", length), 504, "{length} bytes");
+    }
+}
+
+#[test]
+fn a_requests_time_runs_while_its_application_takes_no_connection() {
+    // Whatever comes beyond these waits.
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let full = listener.local_addr().unwrap().as_socket().unwrap();
+    let taken: Vec<_> = (0..4)
+        .map(|_| TcpStream::connect_timeout(&full, Duration::from_millis(300)))
+        .take_while(Result::is_ok)
+        .collect();
+    assert!(taken.len() < 4);
+    let mut world = World::new(1, vec![Entry::at(0, "reviews", "v1", full, Protocol::Http)]);
+    world.push(&traffic_policy("{connectionPool: {tcp: {connectTimeout: 60s}}}"));
+    world.push(&routes("{timeout: 300ms, route: [{destination: {host: reviews}}]}"));
+    for length in [0, 5, LONG] {
+        assert_eq!(post(world.nodes[0].outbound, "/", length), 504, "{length} bytes");
+    }
+}
+
+#[test]
+fn what_came_while_a_connection_was_waited_for_goes_out_whole_on_another() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = Backend::scripted(|arrived: &Arrived| ok(&arrived.body.len().to_string()));
+    let lost = Entry { address: silent.local_addr().ok(), ..Entry::new(1, "reviews", "v1", &backend) };
+    let mut world = World::over(Transport::Tcp, 3, vec![lost, Entry::new(2, "reviews", "v1", &backend)]);
+    world
+        .push(&traffic_policy("{connectionPool: {tcp: {connectTimeout: 300ms}}, loadBalancer: {simple: ROUND_ROBIN}}"));
+    for length in [5, LONG, 0, LONG] {
+        let head = format!("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: {length}\r\n\r\n");
+        let answer = Client::connect(world.nodes[0].outbound).ask(head + &"a".repeat(length)).expect("an answer");
+        assert_eq!((answer.status, answer.body), (200, length.to_string()));
+    }
+    assert!(backend.arrived().iter().any(|arrived| arrived.header("x-envoy-attempt-count") == Some("2")));
+}
+
+#[test]
+fn who_leaves_within_its_request_waits_for_nothing_more() {
+    let (backend, open) = held();
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    world.push(&traffic_policy("{connectionPool: {tcp: {maxConnections: 1, connectTimeout: 120s}}}"));
+    let outbound = world.nodes[0].outbound;
+    let long = std::thread::spawn(move || get(outbound, "reviews", "/long").status);
+    until(|| backend.arrived().len() == 1);
+    let mut leaving = Client::connect(outbound);
+    leaving.write("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 9\r\n\r\nabc");
+    until(|| count_of(&world, Resource::Pending) == 1);
+    drop(leaving);
+    until(|| count_of(&world, Resource::Pending) == 0);
+    drop(open);
+    assert_eq!(long.join().unwrap(), 200);
 }

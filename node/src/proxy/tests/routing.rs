@@ -142,6 +142,33 @@ fn header_operations_apply_to_requests_and_responses() {
 }
 
 #[test]
+fn header_operations_apply_to_what_the_proxy_answers_itself() {
+    let backend =
+        Backend::scripted(|arrived: &Arrived| if arrived.line().contains("/never") { Vec::new() } else { ok("v1") });
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let headers = "headers: {response: {set: {cache-control: no-store, x-of: '%REQ(:PATH)% %RESPONSE_CODE%'}}}";
+    let to =
+        "route: [{destination: {host: reviews}, headers: {response: {set: {x-way: destination}, add: {x-of: there}}}}]";
+    let fault = "fault: {abort: {httpStatus: 555, percentage: {value: 100}}}";
+    world.push(&reviews(&format!(
+        "  - {{match: [{{uri: {{exact: /abort}}}}], {fault}, {headers}, {to}}}\n  \
+         - {{match: [{{uri: {{exact: /none}}}}], {headers}, route: [{{destination: {{host: reviews, subset: none}}}}]}}\n  \
+         - {{rewrite: {{uri: /never/}}, retries: {{attempts: 0}}, {headers}, {to}}}\n"
+    )));
+    let outbound = world.nodes[0].outbound;
+    for (path, status, way) in [("/abort", 555, true), ("/none", 503, false), ("/gone", 503, true)] {
+        let answer = get(outbound, "reviews", path);
+        assert_eq!((answer.status, answer.header("cache-control")), (status, Some("no-store")), "{path}");
+        assert_eq!(answer.header("x-way").is_some(), way, "{path}");
+        assert!(answer.head.contains(&format!("x-of: {path} {status}\r\n")), "{}", answer.head);
+    }
+    world.register(|entries| entries[0].healthy = false);
+    let nobody = get(outbound, "reviews", "/");
+    assert_eq!((nobody.status, nobody.header("cache-control")), (503, Some("no-store")), "no endpoint");
+    assert_eq!(nobody.header("x-way"), Some("destination"));
+}
+
+#[test]
 fn one_of_several_destinations_comes_before_its_route() {
     let backend = Backend::named("v1");
     let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
@@ -188,7 +215,10 @@ fn redirects_and_direct_responses_answer_here() {
     let (mut world, one, _two) = two_versions();
     let rules = "  - match: [{uri: {exact: /away}}]\n    redirect: {uri: /there, authority: other.example, redirectCode: 302}\n  \
                  - match: [{uri: {exact: /tea}}]\n    directResponse: {status: 418, body: {string: short and stout}}\n    \
-                 headers: {response: {set: {x-pot: '1'}}}\n  - route: [{destination: {host: reviews}}]\n";
+                 headers: {response: {set: {x-pot: '1'}}}\n  \
+                 - match: [{uri: {exact: /nothing}}]\n    directResponse: {status: 204, body: {string: nothing}}\n  \
+                 - match: [{uri: {exact: /same}}]\n    fault: {abort: {httpStatus: 304, percentage: {value: 100}}}\n    \
+                 route: [{destination: {host: reviews}}]\n  - route: [{destination: {host: reviews}}]\n";
     world.push(&reviews(rules));
     let outbound = world.nodes[0].outbound;
     let away = get(outbound, "reviews", "/away");
@@ -200,6 +230,14 @@ fn redirects_and_direct_responses_answer_here() {
     client.write("HEAD /tea HTTP/1.1\r\nHost: reviews\r\n\r\n");
     assert_eq!(client.answer(true).unwrap().status, 418);
     assert_eq!(client.ask("GET /away HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status, 302);
+    // What has no body by its status has come to its end all the same.
+    for (path, status) in [("/nothing", 204), ("/same", 304)] {
+        assert_eq!(client.ask(format!("GET {path} HTTP/1.1\r\nHost: reviews\r\n\r\n")).unwrap().status, status);
+    }
+    drop(client);
+    let metrics = world.metrics(0);
+    assert!(metrics.contains("response_code=\"204\"") && metrics.contains("response_code=\"304\""), "{metrics}");
+    assert!(!metrics.contains("DC"), "{metrics}");
     assert!(one.arrived().is_empty());
 }
 

@@ -107,14 +107,17 @@ fn a_websocket_lasts_and_counts_until_it_ends() {
     let (runtime, tasks) = (runtime(), Tasks::new());
     let target = runtime.block_on(application(tasks.clone()));
     for nodes in [2, 1] {
-        let world = World::new(nodes, vec![Entry::at(nodes - 1, "reviews", "v1", target, Protocol::Http2)]);
+        let mut world = World::new(nodes, vec![Entry::at(nodes - 1, "reviews", "v1", target, Protocol::Http2)]);
+        // What changes the protocol is no matter of a route.
+        world.push("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r}\nspec: {hosts: [reviews], http: [{headers: {response: {remove: [connection, upgrade]}}, route: [{destination: {host: reviews}}]}]}\n");
         let counted = |reporter: &str, name: &str| -> Vec<u64> {
             let metrics = world.metrics(if reporter == "source" { 0 } else { nodes - 1 });
             let of = |line: &&str| line.starts_with(name) && line.contains(&format!("reporter=\"{reporter}\""));
             metrics.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
         };
         let mut client = Client::connect(world.nodes[0].outbound);
-        assert_eq!(client.ask(format!("GET /chat HTTP/1.1\r\n{ASK}")).unwrap().status, 101);
+        let answer = client.ask(format!("GET /chat HTTP/1.1\r\n{ASK}")).unwrap();
+        assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
         for text in ["hello", "world", "again"] {
             client.write(text);
             assert!(client.wait_for(text));

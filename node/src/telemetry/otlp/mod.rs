@@ -160,7 +160,7 @@ impl Exporter {
             (shared.errands.clone(), shared.tasks.clone()),
         );
         let hurry = Arc::clone(&shared.hurry);
-        let thread = shared.tasks.worker("otlp", 0, move || run(queue, lanes, hurry));
+        let thread = shared.tasks.sink("otlp", move || run(queue, lanes, hurry));
         match thread {
             Ok(_) => Some(sender),
             Err(error) => {

@@ -17,6 +17,14 @@ fn found<'e>(entries: &'e Entries, host: &str, namespace: &str) -> Option<&'e st
     entries.named(host, namespace).map(|made| made.document.name.as_str())
 }
 
+/// The one that a TLS connection means which asks for this name.
+fn by_server_name<'e>(at: &At<'e>, name: &str) -> Option<&'e Arc<EntryService>> {
+    match at {
+        At::Host(made) => Some(made),
+        At::Named(named) => named.by_name(name, Protocol::Tls).or_else(|| named.otherwise(Some(Protocol::Tls), false)),
+    }
+}
+
 /// The one that an address alone tells.
 fn host(at: At<'_>) -> Option<&Arc<EntryService>> {
     match at {
@@ -169,7 +177,7 @@ fn tls_in_a_network_means_the_host_whose_name_it_asks_for() {
     ]);
     let at = |address: &str, name: &str| {
         let at = entries.at(address.parse().unwrap(), 443, "shop", |_| false)?;
-        at.by_server_name(name).map(|made| made.host.to_string())
+        by_server_name(&at, name).map(|made| made.host.to_string())
     };
     assert_eq!(at("10.2.0.1", "wide.example").as_deref(), Some("wide.example"), "the entry's second host");
     assert_eq!(at("10.2.0.1", "B.corp.example.").as_deref(), Some("*.corp.example"));
@@ -178,9 +186,107 @@ fn tls_in_a_network_means_the_host_whose_name_it_asks_for() {
     assert_eq!(at("10.1.0.1", "narrow.example").as_deref(), Some("narrow.example"));
     assert_eq!(at("10.1.0.1", "wide.example"), None, "the smaller network is another's");
     assert_eq!(at("192.0.2.1", "wide.example"), None);
-    // An address of its own is a name of its first host, whatever is asked for.
-    assert_eq!(at("10.0.0.9", "wide.example").as_deref(), Some("*.corp.example"));
+    // An address of its own is its first host's, where none of its hosts is asked for.
+    assert_eq!(at("10.0.0.9", "wide.example").as_deref(), Some("wide.example"));
+    assert_eq!(at("10.0.0.9", "narrow.example").as_deref(), Some("*.corp.example"));
     assert!(entries.at("10.2.0.1".parse().unwrap(), 443, "shop", |_| false).and_then(host).is_none());
+}
+
+/// One front end under several names, the usual case.
+#[test]
+fn of_several_at_one_address_the_one_is_meant_that_is_asked_for() {
+    let ports = "{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}";
+    let any = "{number: 9, name: any}";
+    let one = |name: &str, namespace: &str, hosts: &str, ports: &str| {
+        text(
+            name,
+            namespace,
+            &format!("{{hosts: [{hosts}], addresses: [203.0.113.5], ports: [{ports}], resolution: DNS}}"),
+        )
+    };
+    let entries = entries(&[
+        // The oldest, with another port there.
+        one("admin", "shop", "admin.example", "{number: 8080, name: http, protocol: HTTP}"),
+        one("a", "shop", "a.example, aa.example", ports),
+        one("b", "bank", "b.example", &format!("{ports}, {any}")),
+        one("c", "shop", "c.example", "{number: 8443, name: tls, protocol: TLS}"),
+        one("d", "shop", "d.example", any),
+    ]);
+    let at = |port: u16, spoken: Option<Protocol>, name: &str, namespace: &str| {
+        match entries.at("203.0.113.5".parse().unwrap(), port, namespace, |_| false)? {
+            At::Host(made) => Some(made),
+            At::Named(named) => {
+                let by_name = spoken.and_then(|spoken| named.by_name(name, spoken));
+                by_name.or_else(|| named.otherwise(spoken, false))
+            }
+        }
+        .map(|made| &*made.host)
+    };
+    let (http, tls) = (Some(Protocol::Http), Some(Protocol::Tls));
+    for namespace in ["shop", "bank", "web"] {
+        for (port, spoken) in [(80, http), (443, tls)] {
+            for name in ["a.example", "aa.example", "b.example"] {
+                assert_eq!(at(port, spoken, name, namespace), Some(name), "{port} {namespace}");
+            }
+        }
+        for (spoken, name) in [(http, "b.example"), (http, "d.example"), (tls, "b.example"), (tls, "d.example")] {
+            assert_eq!(at(9, spoken, name, namespace), Some(name), "{namespace}");
+        }
+    }
+    for (port, spoken, first) in
+        [(80, http, "a.example"), (443, tls, "a.example"), (9, tls, "b.example"), (9, None, "b.example")]
+    {
+        assert_eq!(at(port, spoken, "other.example", "web"), Some(first), "{port}: else the oldest");
+        assert_eq!(at(port, spoken, "other.example", "bank"), Some("b.example"), "{port}: or the callers' own");
+    }
+    assert_eq!(at(8443, tls, "a.example", "web"), Some("c.example"), "whose port it alone is");
+    assert_eq!(at(8080, http, "a.example", "web"), Some("admin.example"));
+    assert_eq!(at(8081, http, "a.example", "web"), None);
+    // Whoever is told the address is led to whom it was told for: what is undeclared may ask for no host.
+    let leads = |host: &str, namespace: &str| {
+        let made = entries.find(host, namespace).expect("it is there");
+        entries.leads(made, "203.0.113.5".parse().unwrap(), namespace)
+    };
+    for host in ["admin.example", "a.example", "aa.example", "c.example"] {
+        assert!(leads(host, "shop") && leads(host, "bank"), "{host}");
+    }
+    assert!(leads("d.example", "shop") && !leads("d.example", "bank"));
+    assert!(leads("b.example", "bank") && !leads("b.example", "shop"));
+    // At a proxy port a request names the address.
+    let port = |host: &str, port| {
+        entries.named_with(host, "shop".into(), |made| made.http_port(Some(port), "shop".into()).is_some())
+    };
+    let named = [80, 8080, 8081].map(|asked| port("203.0.113.5", asked).map(|made| &*made.host));
+    assert_eq!(named, [Some("a.example"), Some("admin.example"), Some("admin.example")]);
+}
+
+/// A block is no name of its entry's, so that a request there must ask for a host of it, or for no host.
+#[test]
+fn http_in_a_network_means_the_host_that_it_asks_for() {
+    let one = |name: &str, ports: &str| {
+        text(name, "shop", &format!("{{hosts: [{name}.example], addresses: [10.0.0.0/8], ports: [{ports}]}}"))
+    };
+    let (http, any) = ("{number: 80, name: http, protocol: HTTP}", "{number: 9, name: any}");
+    let entries = entries(&[
+        one("a", &format!("{http}, {any}")),
+        one("b", http),
+        one("c", "{number: 80, name: tcp, protocol: TCP}"),
+    ]);
+    let at = |port| match entries.at("10.1.2.3".parse().unwrap(), port, "shop", |_| false) {
+        Some(At::Named(named)) => named,
+        other => panic!("{other:?}"),
+    };
+    let name = |made: Option<&Arc<EntryService>>| made.map(|made| made.document.name.clone());
+    let spoken = Protocol::Http;
+    assert_eq!(name(at(80).by_name("b.example", spoken)).as_deref(), Some("b"));
+    assert_eq!(name(at(80).by_name("c.example", spoken)), None, "which has bytes there");
+    assert_eq!(name(at(80).otherwise(Some(spoken), false)), None);
+    assert_eq!(name(at(80).otherwise(Some(spoken), true)).as_deref(), Some("a"), "the address itself");
+    // What is undeclared there and names no host is the entry's, as all bytes are.
+    assert_eq!(name(at(9).otherwise(Some(spoken), false)), None);
+    for spoken in [Some(Protocol::Tls), None] {
+        assert_eq!(name(at(9).otherwise(spoken, false)).as_deref(), Some("a"), "{spoken:?}");
+    }
 }
 
 /// Istio's simulator: serviceentry-serviceentry-01.
@@ -225,7 +331,30 @@ fn names_are_looked_up_where_no_host_is_known_beforehand() {
     // Where a connection goes whose caller dialled needs no name.
     let at = |address: &str| {
         let at = entries.at(address.parse().unwrap(), 443, "shop", |_| false)?;
-        at.by_server_name("x.b.example").map(|made| &*made.host)
+        by_server_name(&at, "x.b.example").map(|made| &*made.host)
     };
     assert_eq!((at("10.1.2.3"), at("11.1.2.3")), (Some("*.b.example"), None));
+}
+
+#[test]
+fn a_service_entry_looks_at_workloads_of_its_namespace_alone() {
+    let mut documents = Vec::new();
+    for namespace in ["bank", "shop", "web"] {
+        for number in 0..4 {
+            let spec = "{address: 10.0.0.7, labels: {app: db}}";
+            documents.push(format!(
+                "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: w{number}, namespace: {namespace}}}\nspec: {spec}\n"
+            ));
+        }
+        let spec =
+            format!("{{hosts: [db.{namespace}.example.com], workloadSelector: {{labels: {{app: db}}}}, {PORTS}}}");
+        documents.push(text("db", namespace, &spec));
+    }
+    let state = state_of(&documents.join("---\n"));
+    let looked_at = || counted::LOOKED_AT.with(std::cell::Cell::get);
+    let before = looked_at();
+    let entries = Entries::new(&state);
+    assert_eq!(looked_at() - before, 3 * 4, "three of four each, and not of twelve");
+    let selected = |made: &Arc<EntryService>| made.workloads.iter().map(|(id, _)| id.name.clone()).collect::<Vec<_>>();
+    assert!(entries.all().iter().all(|made| selected(made) == ["w0", "w1", "w2", "w3"]));
 }

@@ -276,6 +276,31 @@ fn unchanged_rules_stay_the_same_objects() {
 }
 
 #[test]
+fn what_changes_nothing_of_a_gateway_makes_nothing_anew() {
+    let other = |name: &str| {
+        gateway("default", name, &format!("{{selector: {{istio: other}}, servers: [{}]}}", server(80, "'*'")))
+    };
+    let mut mesh = Mesh::new();
+    let first = gateway("default", "g", &selected(&server(80, "'*'"))) + &routes("a", "g", "a.org", &rule("a", ""));
+    let mut compiled = Arc::new(Compiled::build(&mesh.push(&first), None));
+    let mut made_anew = |text: &str| {
+        let before = compiled.doors("edge", &labels());
+        compiled = Arc::new(Compiled::build(&mesh.push(text), Some(&compiled)));
+        !Arc::ptr_eq(&before, &compiled.doors("edge", &labels()))
+    };
+    let policy = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: edge}\nspec: {}\n";
+    assert!(!made_anew(policy), "whom it lets in is another matter");
+    assert!(!made_anew(&routes("mesh", "mesh", "a.org", &rule("b", ""))), "for callers in the mesh");
+    assert!(!made_anew(&other("elsewhere")), "for other workloads");
+    assert!(!made_anew(&routes("there", "elsewhere", "c.org", &rule("c", ""))), "at their gateway");
+    assert!(made_anew(&routes("b", "g", "b.org", &rule("b", ""))), "one more host");
+    assert!(made_anew(&routes("b", "g", "b.org", &rule("c", ""))), "another destination");
+    assert!(made_anew(&gateway("default", "g", &selected(&server(81, "'*'")))), "another port");
+    assert!(made_anew(&gateway("default", "h", &selected(&server(82, "'*'")))), "one more Gateway");
+    assert!(!made_anew(policy.replace("deny", "more").as_str()));
+}
+
+#[test]
 fn claims_choose_among_the_rules() {
     let when = |conditions: &str| format!("match: [{{{conditions}}}], ");
     let http = [

@@ -100,7 +100,7 @@ mod tests {
         let compiled = Compiled::build(&state_of(&(rule(PEAK_EWMA, spec) + &route)), None);
         let service = "default/reviews".parse().unwrap();
         let found = crate::route::survey::rules(&compiled, &service, "default");
-        found[0].route.choose(0).unwrap().common.policy(port).load_balancer.algorithm.clone()
+        found[0].route.choose(|| 0).unwrap().common.policy(port).load_balancer.algorithm.clone()
     }
 
     #[test]

@@ -119,6 +119,7 @@ fn endpoints_fit_the_resolution() {
         ("resolution: STATIC, endpoints: [{address: a.b}]", &[codes::ADDRESS]),
         ("resolution: STATIC, endpoints: [{address: 'unix:///a'}]", &[]),
         ("resolution: STATIC, endpoints: [{network: dc1}]", &[codes::IGNORED]),
+        ("resolution: STATIC, endpoints: [{address: 10.0.0.1, network: dc1}]", &[codes::IGNORED]),
         ("resolution: STATIC, endpoints: [{}]", &[codes::MISSING]),
         (
             "resolution: STATIC, endpoints: [{address: 10.0.0.1}], workloadSelector: {labels: {a: b}}",

@@ -34,7 +34,7 @@ impl World {
 }
 
 fn first(route: &Route) -> String {
-    let host = &route.choose(0).unwrap().host;
+    let host = &route.choose(|| 0).unwrap().host;
     host.split('.').next().unwrap_or_default().to_owned()
 }
 

@@ -109,7 +109,7 @@ fn a_fixed_host_is_what_the_port_leads_to() {
     let source = get("/").source;
     let connect = |called: &Called| {
         let connection = Connection { called, port: 443, source: &source, address: None };
-        route_tls(&world.compiled, &connection, "api.example.com").choose(0).unwrap().host.clone()
+        route_tls(&world.compiled, &connection, "api.example.com").choose(|| 0).unwrap().host.clone()
     };
     assert_eq!(connect(&Called::Host("api.example.com".into())), "api.example.com");
     assert_eq!(connect(&Called::Host("a.wild.example.com".into())), "*.wild.example.com");

@@ -80,7 +80,8 @@ fn rules_hold_if_their_namespace_is_imported_and_lead_anywhere() {
 fn what_is_called_by_name_is_what_is_seen() {
     let world = World::new(&(ENTRY.to_owned() + &sidecar("{hosts: ['./*', 'prod/api.example.com']}")));
     let source = get("/").source;
-    let meant = |host: &str| called(&world.compiled, &world.table, &source, host).map(|called| called.to_string());
+    let meant =
+        |host: &str| called(&world.compiled, &world.table, &source, (host, None)).map(|called| called.to_string());
     assert_eq!(meant("reviews").as_deref(), Some("default/reviews"));
     assert_eq!(meant("API.example.com.").as_deref(), Some("api.example.com"));
     assert_eq!(meant("reviews.prod"), None);

@@ -169,6 +169,8 @@ fn endpoints_can_be_reached() {
     assert_eq!(fields(&twice, &table(), codes::REPEATED_ENDPOINT), ["spec.endpoints[2].address"]);
     let ports = with("{address: 10.0.0.1, ports: {http: 81}}, {address: 10.0.0.1, ports: {http: 82}}");
     assert!(fields(&ports, &table(), codes::REPEATED_ENDPOINT).is_empty());
+    let subsets = with("{address: 10.0.0.1, labels: {v: a}}, {address: 10.0.0.1, labels: {v: b}}");
+    assert!(fields(&subsets, &table(), codes::REPEATED_ENDPOINT).is_empty());
     let alone = document("networking", "WorkloadEntry", "name: w", "address: '::'");
     assert_eq!(fields(&alone, &table(), codes::ENDPOINT_ADDRESS), ["spec.address"]);
 }

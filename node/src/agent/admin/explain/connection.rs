@@ -19,7 +19,7 @@ pub(super) fn explain(judge: Judge<'_>, authority: &str, server_name: Option<&st
     let (host, port) = hosts::split_authority(authority);
     let (compiled, services) = (&snapshot.compiled, &*snapshot.services);
     let scope = compiled.scope(source);
-    let Some(called) = route::called(compiled, services, source, host) else {
+    let Some(called) = route::called(compiled, services, source, (host, port)) else {
         let exists = hosts::resolve(host, &source.namespace, services).is_some()
             || compiled.entries().named(host, source.namespace.as_str()).is_some();
         let why = match scope.sidecar.filter(|_| exists) {

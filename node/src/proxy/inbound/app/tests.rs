@@ -57,7 +57,7 @@ async fn a_connection_that_says_whose_it_is_ends_with_its_request() {
             let (head, ()) = Request::get("/").header("host", "a").body(()).unwrap().into_parts();
             let nothing = crate::proxy::http::Incoming::Own(None);
             let body = RequestBody::once(nothing, &ReplayBudget::default(), Duration::from_secs(30));
-            let answer = apps.send(&target, Version::Http1, &head, body, &terms).await.unwrap();
+            let answer = apps.send(&target, Version::Http1, &head, body, &terms, None).await.unwrap();
             assert_eq!(answer.status(), StatusCode::OK);
             assert_eq!(apps.idle().values().map(Vec::len).sum::<usize>(), usize::from(proxied.is_none()));
         }
@@ -91,7 +91,7 @@ async fn so_many_idle_connections_are_kept() {
     let asking = (0..COUNT).map(|_| {
         let nothing = crate::proxy::http::Incoming::Own(None);
         let body = RequestBody::once(nothing, &ReplayBudget::default(), Duration::from_secs(30));
-        apps.send(&target, Version::Http1, &head, body, &terms)
+        apps.send(&target, Version::Http1, &head, body, &terms, None)
     });
     let (answers, streams) = tokio::join!(futures_util::future::join_all(asking), server);
     assert!(answers.into_iter().all(|answer| answer.unwrap().status() == StatusCode::OK));
@@ -126,7 +126,7 @@ async fn what_connections_give_back_that_ended_together_is_sent_on_a_new_one() {
     let (head, ()) = Request::get("http://a/").header("host", "a").body(()).unwrap().into_parts();
     let nothing = crate::proxy::http::Incoming::Own(None);
     let body = RequestBody::once(nothing, &ReplayBudget::default(), Duration::from_secs(30));
-    let mut sending = std::pin::pin!(apps.send(&target, Version::Http2, &head, body, &terms));
+    let mut sending = std::pin::pin!(apps.send(&target, Version::Http2, &head, body, &terms, None));
     for mut poll in ended {
         assert!(futures_util::poll!(sending.as_mut()).is_pending(), "it waits for what has ended unseen");
         std::future::poll_fn(|context| poll(context)).await;
