@@ -21,11 +21,8 @@ use crate::{
 const HTTP: u16 = 8081;
 const BYTES: u16 = 5433;
 
-#[test]
-fn hosts_of_entries_have_addresses_where_their_endpoints_are_listed() {
-    let (range, resolver) = (dns::range(), Resolver::start());
-    let (web, echo) = (Backend::start(loopback(), "outside").expect("a free port"), Echo::start(loopback(), "db"));
-    let echo = echo.expect("a free port");
+/// A node that answers names in the name of `shop/web`, and asks this resolver for others.
+fn asking(range: &str, resolver: &Resolver) -> Cluster {
     let extra = format!(
         "[dns]\nlisten = \"127.0.0.1:0\"\naddresses = \"{range}\"\nupstreams = [\"{}\"]\nas = \"shop/web\"\n",
         resolver.address
@@ -33,6 +30,15 @@ fn hosts_of_entries_have_addresses_where_their_endpoints_are_listed() {
     let plan = Plan { extra, ..Plan::with([Service::client("shop/web")]) };
     let cluster = Cluster::start(skein(), &[("web", plan)]);
     cluster.wait_members(PATIENCE);
+    cluster
+}
+
+#[test]
+fn hosts_of_entries_have_addresses_where_their_endpoints_are_listed() {
+    let (range, resolver) = (dns::range(), Resolver::start());
+    let (web, echo) = (Backend::start(loopback(), "outside").expect("a free port"), Echo::start(loopback(), "db"));
+    let echo = echo.expect("a free port");
+    let cluster = asking(&range, &resolver);
     let ports = format!(
         "ports: [{{number: {HTTP}, name: http, protocol: HTTP, targetPort: {}}}, {{number: {BYTES}, name: db, protocol: TCP, targetPort: {}}}]",
         web.address.port(),
@@ -87,13 +93,7 @@ fn hosts_of_entries_have_addresses_where_their_endpoints_are_listed() {
 #[test]
 fn addresses_of_documents_are_told_to_whom_they_lead() {
     let (range, resolver) = (dns::range(), Resolver::start());
-    let extra = format!(
-        "[dns]\nlisten = \"127.0.0.1:0\"\naddresses = \"{range}\"\nupstreams = [\"{}\"]\nas = \"shop/web\"\n",
-        resolver.address
-    );
-    let plan = Plan { extra, ..Plan::with([Service::client("shop/web")]) };
-    let cluster = Cluster::start(skein(), &[("web", plan)]);
-    cluster.wait_members(PATIENCE);
+    let cluster = asking(&range, &resolver);
     let of = |name: &str, address: &str, port: &str| {
         let listed = "resolution: STATIC, endpoints: [{address: 192.0.2.1}]";
         entry(name, &format!("{{hosts: [{name}.example.com], addresses: [{address}], ports: [{port}], {listed}}}"))
